@@ -1,0 +1,1 @@
+//! ONNX files: lossless reading and writing, graph arena, verifier, text form.

@@ -1,0 +1,1 @@
+//! Symbolic shapes, token-axis analysis, block discovery, refusal reasons.

@@ -1,0 +1,1 @@
+//! The VCC algorithm: partition, tree state, select, compress, decompress, expand.

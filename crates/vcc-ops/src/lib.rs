@@ -1,0 +1,1 @@
+//! The operator library for ONNX Runtime: C ABI and CPU kernels.

@@ -1,0 +1,1 @@
+//! Runs models, compares their outputs, measures time and memory.

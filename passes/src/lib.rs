@@ -1,0 +1,1 @@
+//! The conversion pipeline: one file per pass.
