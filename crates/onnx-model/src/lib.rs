@@ -1,1 +1,32 @@
 //! ONNX files: lossless reading and writing, graph arena, verifier, text form.
+
+mod attr;
+mod dtype;
+mod edit;
+mod error;
+mod external;
+mod function;
+mod graph;
+mod info;
+mod inline;
+pub mod limits;
+mod model;
+mod node;
+mod order;
+mod read;
+mod save;
+mod scope;
+mod tensor;
+mod verify;
+mod wire;
+
+pub use attr::{AttrKind, AttrValue, RawAttribute};
+pub use dtype::DataType;
+pub use error::Error;
+pub use function::{Function, FunctionNode};
+pub use graph::{Graph, NodeId, Value, ValueId};
+pub use info::{Dimension, ValueInfo};
+pub use model::Model;
+pub use node::{NewNode, Node};
+pub use tensor::Tensor;
+pub use verify::Violation;
