@@ -49,7 +49,11 @@ pub(crate) fn check() -> Result<()> {
         }
     }
     wrong.sort();
-    ensure!(wrong.is_empty(), "fixtures do not match fixtures/manifest.toml:\n  {}", wrong.join("\n  "));
+    ensure!(
+        wrong.is_empty(),
+        "fixtures do not match fixtures/manifest.toml:\n  {}",
+        wrong.join("\n  ")
+    );
     eprintln!("{} fixtures match the manifest", listed.len());
     Ok(())
 }
@@ -64,7 +68,10 @@ pub(crate) fn import(from: &Path) -> Result<()> {
     let mut imported = 0;
     for entry in manifest.model.iter().chain(&manifest.golden) {
         let flat = entry.file.rsplit('/').next().unwrap_or(&entry.file);
-        let Some(source) = [from.join(&entry.file), from.join(flat)].into_iter().find(|p| p.is_file()) else {
+        let Some(source) = [from.join(&entry.file), from.join(flat)]
+            .into_iter()
+            .find(|p| p.is_file())
+        else {
             continue;
         };
         let bytes = fs::read(&source).with_context(|| format!("reading {}", source.display()))?;
@@ -77,7 +84,10 @@ pub(crate) fn import(from: &Path) -> Result<()> {
         imported += 1;
     }
     if imported == 0 {
-        bail!("{} holds none of the files that fixtures/manifest.toml lists", from.display());
+        bail!(
+            "{} holds none of the files that fixtures/manifest.toml lists",
+            from.display()
+        );
     }
     fs::write(&path, text)?;
     eprintln!("imported {imported} files");
@@ -112,12 +122,18 @@ fn record(manifest: &str, file: &str, bytes: usize, sum: &str) -> Result<String>
         }
         out.push('\n');
     }
-    ensure!(written == 2, "fixtures/manifest.toml: the entry of {file} needs a `bytes` and a `sha256` line after `file`");
+    ensure!(
+        written == 2,
+        "fixtures/manifest.toml: the entry of {file} needs a `bytes` and a `sha256` line after `file`"
+    );
     Ok(out)
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -128,13 +144,23 @@ mod tests {
     fn an_import_edits_only_its_own_entry() {
         let old = "# note\n[[model]]\nfile = \"a\"\nbytes = 0\nsha256 = \"\"\n\n[[model]]\nfile = \"b\"\nbytes = 0\nsha256 = \"\"\n";
         let new = record(old, "b", 3, "ff").unwrap();
-        assert_eq!(new, old.replacen("\"b\"\nbytes = 0\nsha256 = \"\"", "\"b\"\nbytes = 3\nsha256 = \"ff\"", 1));
+        assert_eq!(
+            new,
+            old.replacen(
+                "\"b\"\nbytes = 0\nsha256 = \"\"",
+                "\"b\"\nbytes = 3\nsha256 = \"ff\"",
+                1
+            )
+        );
         assert!(record(old, "c", 3, "ff").is_err());
     }
 
     #[test]
     fn sums_are_those_of_the_standard() {
-        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            sha256(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

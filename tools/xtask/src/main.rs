@@ -1,7 +1,12 @@
 //! Project tasks, run as `cargo xtask TASK`.
 
+mod demo;
 mod fixtures;
+mod licences;
 mod paths;
+mod setup;
+mod steps;
+mod test;
 
 use std::path::PathBuf;
 
@@ -17,17 +22,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Convert a trained and a long model, verify and measure them, print a table
+    Demo,
+    /// Run all tests, those in Python included
+    Test,
+    /// Provision ONNX Runtime and Python packages into target/runtime
+    Setup {
+        /// Also the older ONNX Runtimes that the tests load the operator library into
+        #[arg(long)]
+        hosts: bool,
+    },
     /// Compare fixtures/ with its manifest
     Fixtures {
         /// Import the files from this folder first, and record their sums
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
     },
+    /// Check the licences of all dependencies
+    Licences,
 }
 
 fn main() -> Result<()> {
     match Cli::parse().task {
+        Task::Demo => demo::all(),
+        Task::Test => test::all(),
+        Task::Setup { hosts } => {
+            setup::tools()?;
+            if hosts { setup::hosts() } else { Ok(()) }
+        }
         Task::Fixtures { from: Some(dir) } => fixtures::import(&dir),
         Task::Fixtures { from: None } => fixtures::check(),
+        Task::Licences => licences::check(),
     }
 }
