@@ -1,0 +1,1 @@
+//! Slow f64 versions of the operators.

@@ -1,0 +1,143 @@
+//! `VccCompress`.
+
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+use vcc_core::{Compressed, Ladder, State};
+
+use super::{Data, check_dtype, check_shape, ladder, layout};
+use crate::abi::{BOOL, FLOAT, INT64};
+use crate::host::{Attributes, Bool, Context, Result};
+use crate::operator::{Operator, Port};
+use crate::shapes::Shapes;
+
+pub(crate) struct Compress<T> {
+    ladder: Ladder,
+    count_weight: f32,
+    data: PhantomData<T>,
+}
+
+impl<T: Data> Operator for Compress<T> {
+    const NAME: &'static CStr = c"VccCompress";
+    const INPUTS: &'static [Port] = &[
+        Port {
+            name: "value",
+            kind: T::KIND,
+        },
+        Port {
+            name: "scale",
+            kind: T::KIND,
+        },
+        Port {
+            name: "offset",
+            kind: T::KIND,
+        },
+        Port {
+            name: "items",
+            kind: INT64,
+        },
+        Port {
+            name: "item_token",
+            kind: INT64,
+        },
+        Port {
+            name: "item_count",
+            kind: INT64,
+        },
+        Port {
+            name: "vote",
+            kind: BOOL,
+        },
+    ];
+    const OUTPUTS: &'static [Port] = &[
+        Port {
+            name: "rows",
+            kind: T::KIND,
+        },
+        Port {
+            name: "row_token",
+            kind: INT64,
+        },
+        Port {
+            name: "row_bias",
+            kind: FLOAT,
+        },
+    ];
+
+    fn create(attributes: &Attributes) -> Result<Self> {
+        check_dtype::<T>(attributes)?;
+        let count_weight = attributes.float_or(c"count_weight", 1.0);
+        Ok(Self {
+            ladder: ladder(attributes)?,
+            count_weight,
+            data: PhantomData,
+        })
+    }
+
+    fn compute(&self, context: &Context<'_>) -> Result<()> {
+        let value = context.input::<T>(0, 3)?;
+        let scale = context.input::<T>(1, 3)?;
+        let offset = context.input::<T>(2, 3)?;
+        let items = context.input::<i64>(3, 2)?;
+        let item_token = context.input::<i64>(4, 2)?;
+        let item_count = context.input::<i64>(5, 2)?;
+        let vote = context.input::<Bool>(6, 2)?;
+        let (layout, dims) = layout(&self.ladder, &value.shape, &vote)?;
+        let q = items.shape[1];
+        check_shape(
+            "scale",
+            &scale,
+            &[dims.batch, layout.segments(), dims.channels],
+        )?;
+        check_shape(
+            "offset",
+            &offset,
+            &[dims.batch, layout.segments(), dims.channels],
+        )?;
+        check_shape("items", &items, &[dims.batch, q])?;
+        check_shape("item_token", &item_token, &[dims.batch, layout.items()])?;
+        check_shape("item_count", &item_count, &[dims.batch, layout.items()])?;
+
+        let r = layout.vips() + q;
+        let out = Compressed {
+            rows: context.output(0, &[dims.batch, r, dims.channels])?,
+            row_token: context.output(1, &[dims.batch, r])?,
+            row_bias: context.output(2, &[dims.batch, r])?,
+        };
+        let state = State {
+            value: value.data,
+            scale: scale.data,
+            offset: offset.data,
+        };
+        let (items, item_token, item_count) = (items.data, item_token.data, item_count.data);
+        Ok(vcc_core::compress(
+            &layout,
+            dims,
+            state,
+            items,
+            item_token,
+            item_count,
+            self.count_weight,
+            out,
+            &context.parallel(),
+        )?)
+    }
+
+    fn infer(shapes: &Shapes) -> Result<()> {
+        let (batch, channels) = (
+            shapes.dim(0, 3, 0, "batch"),
+            shapes.dim(0, 3, 2, "channels"),
+        );
+        let (vips, q) = (
+            shapes.dim(6, 2, 1, "").known(),
+            shapes.dim(3, 2, 1, "").known(),
+        );
+        let rows = shapes.number_or(
+            vips.zip(q).and_then(|(vips, q)| vips.checked_add(q)),
+            "rows",
+        );
+        shapes.set(0, shapes.kind(0), &[batch.clone(), rows.clone(), channels])?;
+        shapes.set(1, INT64, &[batch.clone(), rows.clone()])?;
+        shapes.set(2, FLOAT, &[batch, rows])
+    }
+}
