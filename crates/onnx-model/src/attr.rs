@@ -48,10 +48,26 @@ impl AttrKind {
     fn from_u64(number: u64) -> AttrKind {
         use AttrKind::*;
         let all = [
-            Undefined, Float, Int, Str, Tensor, Graph, Floats, Ints, Strs, Tensors, Graphs, SparseTensor, SparseTensors,
-            TypeProto, TypeProtos,
+            Undefined,
+            Float,
+            Int,
+            Str,
+            Tensor,
+            Graph,
+            Floats,
+            Ints,
+            Strs,
+            Tensors,
+            Graphs,
+            SparseTensor,
+            SparseTensors,
+            TypeProto,
+            TypeProtos,
         ];
-        usize::try_from(number).ok().and_then(|i| all.get(i).copied()).unwrap_or(Undefined)
+        usize::try_from(number)
+            .ok()
+            .and_then(|i| all.get(i).copied())
+            .unwrap_or(Undefined)
     }
 }
 
@@ -110,7 +126,11 @@ impl Attribute {
             }
         }
         graphs.extend(graph);
-        Ok(Attribute { name, message: message.clone(), graphs })
+        Ok(Attribute {
+            name,
+            message: message.clone(),
+            graphs,
+        })
     }
 
     pub(crate) fn new(name: &str, value: &AttrValue) -> Attribute {
@@ -119,11 +139,18 @@ impl Attribute {
             AttrValue::Opaque(raw) => raw.0.graphs.clone(),
             _ => Vec::new(),
         };
-        Attribute { name: name.to_owned(), message, graphs }
+        Attribute {
+            name: name.to_owned(),
+            message,
+            graphs,
+        }
     }
 
     pub(crate) fn value(&self, dir: Option<&Arc<Path>>) -> AttrValue {
-        self.decode(dir).ok().flatten().unwrap_or_else(|| AttrValue::Opaque(RawAttribute(self.clone())))
+        self.decode(dir)
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| AttrValue::Opaque(RawAttribute(self.clone())))
     }
 
     fn decode(&self, dir: Option<&Arc<Path>>) -> Result<Option<AttrValue>, Error> {
@@ -139,18 +166,30 @@ impl Attribute {
                 (T, Content::Len(tensor)) => t = Some(merge(t, tensor)),
                 (FLOATS, Content::Fixed32(bits)) => floats.push(f32::from_bits(*bits)),
                 (FLOATS, Content::Len(packed)) => {
-                    floats.extend(packed.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+                    floats.extend(
+                        packed
+                            .bytes
+                            .as_chunks()
+                            .0
+                            .iter()
+                            .map(|b| f32::from_le_bytes(*b)),
+                    );
                 }
                 (INTS, Content::Varint(value)) => ints.push(*value as i64),
                 (INTS, Content::Len(packed)) => packed.packed_varints(&mut ints)?,
                 (STRINGS, Content::Len(text)) => strings.push(text.string("an attribute")?),
                 (TYPE, Content::Varint(number)) => kind = AttrKind::from_u64(*number),
-                (REF_NAME, Content::Len(text)) => reference = text.string("an attribute reference")?,
+                (REF_NAME, Content::Len(text)) => {
+                    reference = text.string("an attribute reference")?
+                }
                 _ => {}
             }
         }
         if !reference.is_empty() {
-            return Ok(Some(AttrValue::Ref { name: reference, kind }));
+            return Ok(Some(AttrValue::Ref {
+                name: reference,
+                kind,
+            }));
         }
         if kind == AttrKind::Undefined {
             // The first version of the format had no kinds: what is there says it.
@@ -187,10 +226,19 @@ impl Attribute {
     pub(crate) fn renamed(&self, name: &str) -> Attribute {
         let mut out = Vec::new();
         put_bytes(&mut out, NAME, name.as_bytes());
-        for field in self.message.fields().map_while(Result::ok).filter(|f| f.number != NAME) {
+        for field in self
+            .message
+            .fields()
+            .map_while(Result::ok)
+            .filter(|f| f.number != NAME)
+        {
             out.extend_from_slice(&field.whole.bytes);
         }
-        Attribute { name: name.to_owned(), message: Span::new(out.into()), graphs: self.graphs.clone() }
+        Attribute {
+            name: name.to_owned(),
+            message: Span::new(out.into()),
+            graphs: self.graphs.clone(),
+        }
     }
 }
 
@@ -226,7 +274,8 @@ fn encode(name: &str, value: &AttrValue) -> Bytes {
             AttrKind::Floats
         }
         AttrValue::Strs(v) => {
-            v.iter().for_each(|v| put_bytes(&mut out, STRINGS, v.as_bytes()));
+            v.iter()
+                .for_each(|v| put_bytes(&mut out, STRINGS, v.as_bytes()));
             AttrKind::Strs
         }
         AttrValue::Ref { name, kind } => {

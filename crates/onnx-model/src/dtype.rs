@@ -62,7 +62,9 @@ impl DataType {
         if dims.contains(&0) {
             return dims.iter().all(|d| *d >= 0).then_some(0);
         }
-        dims.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?)).filter(|n| *n <= isize::MAX as usize)
+        dims.iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
+            .filter(|n| *n <= isize::MAX as usize)
     }
 
     /// Bytes of a tensor of this type and these dimensions; `None` for strings, a negative dimension, or overflow.

@@ -1,5 +1,7 @@
 //! Edits of the graph. Each one keeps definitions, uses and names consistent; order is restored by `sort`.
 
+use std::collections::HashSet;
+
 use crate::attr::{AttrValue, Attribute};
 use crate::dtype::DataType;
 use crate::error::Error;
@@ -33,10 +35,18 @@ impl Graph {
 
     /// Appends a node. Call `sort` when all nodes are added.
     pub fn add_node(&mut self, n: NewNode) -> NodeId {
-        let hint = if n.name.is_empty() { &n.op_type } else { &n.name };
+        let hint = if n.name.is_empty() {
+            &n.op_type
+        } else {
+            &n.name
+        };
         let name = self.unique(hint, |graph, name| graph.node_names.contains(name));
         let message = Span::new(n.encode(&name));
-        let attributes = n.attributes.iter().map(|(name, value)| Attribute::new(name, value)).collect();
+        let attributes = n
+            .attributes
+            .iter()
+            .map(|(name, value)| Attribute::new(name, value))
+            .collect();
         self.push_node(Node {
             name,
             op_type: n.op_type,
@@ -49,21 +59,36 @@ impl Graph {
             dir: self.dir.clone(),
             message,
             field: None,
-            edited: Edited { inputs: true, outputs: true, ..Edited::default() },
+            edited: Edited {
+                inputs: true,
+                outputs: true,
+                ..Edited::default()
+            },
         })
     }
 
     /// Appends a copy of the node: same operator, attributes (subgraphs too), metadata and inputs, new outputs.
     pub fn clone_node(&mut self, id: NodeId, name_hint: &str) -> NodeId {
         let mut node = self.node(id).clone();
-        let hint = if name_hint.is_empty() { node.name.clone() } else { name_hint.to_owned() };
-        node.name = self.unique(&hint, |graph, name| name.is_empty() || graph.node_names.contains(name));
+        let hint = if name_hint.is_empty() {
+            node.name.clone()
+        } else {
+            name_hint.to_owned()
+        };
+        node.name = self.unique(&hint, |graph, name| {
+            name.is_empty() || graph.node_names.contains(name)
+        });
         for output in node.outputs.iter_mut().flatten() {
             let hint = self.value(*output).name.clone();
             *output = self.new_value(&hint);
         }
         node.field = None;
-        node.edited = Edited { name: true, inputs: true, outputs: true, ..node.edited };
+        node.edited = Edited {
+            name: true,
+            inputs: true,
+            outputs: true,
+            ..node.edited
+        };
         self.push_node(node)
     }
 
@@ -78,7 +103,10 @@ impl Graph {
         }
         for (index, value) in node.outputs.iter().enumerate() {
             if let Some(value) = value {
-                debug_assert!(self.value(*value).producer.is_none(), "a value has one producer");
+                debug_assert!(
+                    self.value(*value).producer.is_none(),
+                    "a value has one producer"
+                );
                 self.value_mut(*value).producer = Some((id, index));
             }
         }
@@ -94,14 +122,18 @@ impl Graph {
     /// The values that the subgraphs among the attributes read, each once. A name that is not known yet gets a value,
     /// which the verifier reports if nothing defines it.
     fn captured_values(&mut self, attributes: &[Attribute]) -> Vec<ValueId> {
-        let mut captures = Vec::new();
+        let (mut captures, mut seen) = (Vec::new(), HashSet::new());
         for body in attributes.iter().flat_map(|a| &a.graphs) {
             // The subgraph has been read once already, so this does not fail.
             let scope = Scope::read(body, 1).unwrap_or_default();
             self.names.extend(scope.defined);
             for name in scope.free {
-                let value = self.by_name.get(&name).copied().unwrap_or_else(|| self.insert_value(name));
-                if !captures.contains(&value) {
+                let value = self
+                    .by_name
+                    .get(&name)
+                    .copied()
+                    .unwrap_or_else(|| self.insert_value(name));
+                if seen.insert(value) {
                     captures.push(value);
                 }
             }
@@ -117,7 +149,10 @@ impl Graph {
         self.initializer_fields.push((id, field));
         let dims = t.dims().iter().map(|d| Dimension::Value(*d)).collect();
         let value = self.value_mut(id);
-        value.info = Some(ValueInfo { dtype: Some(t.dtype()), dims: Some(dims) });
+        value.info = Some(ValueInfo {
+            dtype: Some(t.dtype()),
+            dims: Some(dims),
+        });
         value.kind.initializer = Some(Initializer::New(t));
         self.edited = true;
         id
@@ -127,14 +162,27 @@ impl Graph {
     ///
     /// # Errors
     /// `E-ONNX-DUPLICATE-NAME` if a node or an input has the name.
-    pub fn add_input(&mut self, name: &str, dtype: DataType, dims: &[Dimension]) -> Result<ValueId, Error> {
+    pub fn add_input(
+        &mut self,
+        name: &str,
+        dtype: DataType,
+        dims: &[Dimension],
+    ) -> Result<ValueId, Error> {
         if !self.by_name.contains_key(name) && self.names.contains(name) {
             let first = "a subgraph".to_owned();
-            return Err(Error::DuplicateName { name: name.to_owned(), first, second: "a graph input".to_owned() });
+            return Err(Error::DuplicateName {
+                name: name.to_owned(),
+                first,
+                second: "a graph input".to_owned(),
+            });
         }
         let id = self.define_input(name.to_owned())?;
-        let info = ValueInfo { dtype: Some(dtype), dims: Some(dims.to_vec()) };
-        self.input_fields.push(info_field(scope::INPUT, &info, name, None)?.into());
+        let info = ValueInfo {
+            dtype: Some(dtype),
+            dims: Some(dims.to_vec()),
+        };
+        self.input_fields
+            .push(info_field(scope::INPUT, &info, name, None)?.into());
         self.value_mut(id).info = Some(info);
         self.inputs.push(id);
         self.edited = true;
@@ -186,7 +234,10 @@ impl Graph {
             self.value_mut(old).producer = None;
         }
         if let Some(new) = v {
-            debug_assert!(self.value(new).producer.is_none(), "a value has one producer");
+            debug_assert!(
+                self.value(new).producer.is_none(),
+                "a value has one producer"
+            );
             self.value_mut(new).producer = Some((node, index));
         }
     }
@@ -268,7 +319,10 @@ impl Graph {
 
     /// Removes the inputs that have a default, which makes the defaults constants.
     pub(crate) fn drop_constant_inputs(&mut self) {
-        let (inputs, fields) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.input_fields));
+        let (inputs, fields) = (
+            std::mem::take(&mut self.inputs),
+            std::mem::take(&mut self.input_fields),
+        );
         for (id, field) in inputs.into_iter().zip(fields) {
             if self.value(id).kind.initializer.is_some() {
                 self.value_mut(id).kind.input = false;
@@ -305,11 +359,15 @@ impl Graph {
             (None, Some(index)) => self.output_fields.get_mut(index),
             (None, None) => {
                 let mut kept = false;
-                self.value_info_fields.retain(|(id, _)| *id != Some(v) || !std::mem::replace(&mut kept, true));
+                self.value_info_fields
+                    .retain(|(id, _)| *id != Some(v) || !std::mem::replace(&mut kept, true));
                 if !kept {
                     self.value_info_fields.push((Some(v), bytes::Bytes::new()));
                 }
-                self.value_info_fields.iter_mut().find(|(id, _)| *id == Some(v)).map(|(_, field)| field)
+                self.value_info_fields
+                    .iter_mut()
+                    .find(|(id, _)| *id == Some(v))
+                    .map(|(_, field)| field)
             }
         };
         if let Some(slot) = slot {
@@ -324,7 +382,12 @@ impl Graph {
     }
 }
 
-fn info_field(number: u32, info: &ValueInfo, name: &str, old: Option<&Span>) -> Result<Vec<u8>, Error> {
+fn info_field(
+    number: u32,
+    info: &ValueInfo,
+    name: &str,
+    old: Option<&Span>,
+) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     put_bytes(&mut out, number, &info.encode(name, old)?);
     Ok(out)

@@ -9,9 +9,14 @@ use std::path::PathBuf;
 #[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     #[error("E-ONNX-IO: {}: {source}; check that the path exists and that you may use it", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 
-    #[error("E-ONNX-WRITE: the model could not be written: {0}; check the space and the rights at the target")]
+    #[error(
+        "E-ONNX-WRITE: the model could not be written: {0}; check the space and the rights at the target"
+    )]
     Write(std::io::Error),
 
     #[error("E-ONNX-NOT-ONNX: this is not an ONNX model: {reason}; give the path of a .onnx file")]
@@ -29,10 +34,14 @@ pub enum Error {
     #[error("E-ONNX-UTF8: {what} at byte {at} is not UTF-8; export the model with UTF-8 names")]
     Utf8 { what: &'static str, at: u64 },
 
-    #[error("E-ONNX-TOO-DEEP: subgraphs at byte {at} are nested more than {limit} deep; flatten the model")]
+    #[error(
+        "E-ONNX-TOO-DEEP: subgraphs at byte {at} are nested more than {limit} deep; flatten the model"
+    )]
     TooDeep { at: u64, limit: usize },
 
-    #[error("E-ONNX-TOO-MANY: more than {limit} {what}; this is no model that a runtime would load, split it")]
+    #[error(
+        "E-ONNX-TOO-MANY: more than {limit} {what}; this is no model that a runtime would load, split it"
+    )]
     TooMany { what: &'static str, limit: usize },
 
     #[error(
@@ -45,21 +54,37 @@ pub enum Error {
         "E-ONNX-DUPLICATE-NAME: value `{name}` is defined by {first} and by {second}; a name may be defined once, \
          export the model again"
     )]
-    DuplicateName { name: String, first: String, second: String },
+    DuplicateName {
+        name: String,
+        first: String,
+        second: String,
+    },
 
-    #[error("E-ONNX-UNDEFINED: {user} reads `{name}`, which nothing defines; export the model again")]
+    #[error(
+        "E-ONNX-UNDEFINED: {user} reads `{name}`, which nothing defines; export the model again"
+    )]
     Undefined { name: String, user: String },
 
-    #[error("E-ONNX-CYCLE: node {node} depends on its own output; a graph has no cycles, export the model again")]
+    #[error(
+        "E-ONNX-CYCLE: node {node} depends on its own output; a graph has no cycles, export the model again"
+    )]
     Cycle { node: String },
 
     #[error("E-ONNX-TENSOR: tensor `{name}`: {what}; export the model again")]
     Tensor { name: String, what: String },
 
-    #[error("E-ONNX-FUNCTION: node {node} calls {function}: {what}; inline the function when exporting")]
-    Function { node: String, function: String, what: String },
+    #[error(
+        "E-ONNX-FUNCTION: node {node} calls {function}: {what}; inline the function when exporting"
+    )]
+    Function {
+        node: String,
+        function: String,
+        what: String,
+    },
 
-    #[error("E-ONNX-EXTERNAL: external data `{location}`: {what}; keep it in the directory of the model, under a relative path")]
+    #[error(
+        "E-ONNX-EXTERNAL: external data `{location}`: {what}; keep it in the directory of the model, under a relative path"
+    )]
     External { location: String, what: String },
 }
 

@@ -22,19 +22,38 @@ pub(crate) struct External {
 
 impl External {
     pub(crate) fn new(entries: Vec<(String, String)>, dir: Option<Arc<Path>>) -> External {
-        let find = |key: &str| entries.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.clone());
-        External { location: find("location").unwrap_or_default(), offset: find("offset"), length: find("length"), dir }
+        let find = |key: &str| {
+            entries
+                .iter()
+                .rev()
+                .find(|(k, _)| k == key)
+                .map(|(_, value)| value.clone())
+        };
+        External {
+            location: find("location").unwrap_or_default(),
+            offset: find("offset"),
+            length: find("length"),
+            dir,
+        }
     }
 
     fn error(&self, what: impl Into<String>) -> Error {
-        Error::External { location: self.location.clone(), what: what.into() }
+        Error::External {
+            location: self.location.clone(),
+            what: what.into(),
+        }
     }
 
     /// The file, inside the directory of the model.
     pub(crate) fn path(&self) -> Result<PathBuf, Error> {
-        let dir = self.dir.as_ref().ok_or_else(|| self.error("the model was not read from a directory"))?;
+        let dir = self
+            .dir
+            .as_ref()
+            .ok_or_else(|| self.error("the model was not read from a directory"))?;
         let location = Path::new(&self.location);
-        let inside = location.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        let inside = location
+            .components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if self.location.is_empty() || !inside {
             return Err(self.error("the path leaves the directory of the model"));
         }
@@ -45,13 +64,18 @@ impl External {
     pub(crate) fn map(&self, expected: usize) -> Result<Bytes, Error> {
         let number = |text: &Option<String>, default: usize| match text {
             None => Ok(default),
-            Some(text) => text.trim().parse::<usize>().map_err(|_| self.error(format!("`{text}` is not a position"))),
+            Some(text) => text
+                .trim()
+                .parse::<usize>()
+                .map_err(|_| self.error(format!("`{text}` is not a position"))),
         };
         let (offset, length) = (number(&self.offset, 0)?, number(&self.length, expected)?);
         let path = self.path()?;
-        let map = map_file(&path).map_err(|source| self.error(format!("{}: {source}", path.display())))?;
+        let map = map_file(&path)
+            .map_err(|source| self.error(format!("{}: {source}", path.display())))?;
         let end = offset.checked_add(length).filter(|end| *end <= map.len());
-        let end = end.ok_or_else(|| self.error(format!("the file has {} bytes, too few", map.len())))?;
+        let end =
+            end.ok_or_else(|| self.error(format!("the file has {} bytes, too few", map.len())))?;
         Ok(map.slice(offset..end))
     }
 }
@@ -61,7 +85,10 @@ pub(crate) fn map_file(path: &Path) -> std::io::Result<Bytes> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
     }
     if metadata.len() == 0 {
         return Ok(Bytes::new());

@@ -75,15 +75,26 @@ impl Function {
             let Some(content) = field.len() else { continue };
             match field.number {
                 NAME => function.name = content.string("the name of a function")?,
-                INPUT => function.inputs.push(content.string("an input of a function")?),
-                OUTPUT => function.outputs.push(content.string("an output of a function")?),
-                ATTRIBUTE => function.attributes.push(content.string("an attribute of a function")?),
+                INPUT => function
+                    .inputs
+                    .push(content.string("an input of a function")?),
+                OUTPUT => function
+                    .outputs
+                    .push(content.string("an output of a function")?),
+                ATTRIBUTE => function
+                    .attributes
+                    .push(content.string("an attribute of a function")?),
                 NODE => function.nodes.push(FunctionNode::read(content, dir)?),
                 OPSET => function.opsets.push(read_opset(content)?),
-                DOMAIN => function.domain = normal_domain(content.text("the domain of a function")?).to_owned(),
+                DOMAIN => {
+                    function.domain =
+                        normal_domain(content.text("the domain of a function")?).to_owned()
+                }
                 ATTRIBUTE_PROTO => {
                     let attribute = Attribute::read(content)?;
-                    function.defaults.push((attribute.name.clone(), attribute.value(dir)));
+                    function
+                        .defaults
+                        .push((attribute.name.clone(), attribute.value(dir)));
                 }
                 OVERLOAD => function.overload = content.string("the overload of a function")?,
                 _ => {}
@@ -95,14 +106,28 @@ impl Function {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         put_text(&mut out, NAME, &self.name);
-        self.inputs.iter().for_each(|name| put_bytes(&mut out, INPUT, name.as_bytes()));
-        self.outputs.iter().for_each(|name| put_bytes(&mut out, OUTPUT, name.as_bytes()));
-        self.attributes.iter().for_each(|name| put_bytes(&mut out, ATTRIBUTE, name.as_bytes()));
-        self.nodes.iter().for_each(|node| put_bytes(&mut out, NODE, &node.encode()));
-        self.opsets.iter().for_each(|(domain, version)| put_bytes(&mut out, OPSET, &encode_opset(domain, *version)));
+        self.inputs
+            .iter()
+            .for_each(|name| put_bytes(&mut out, INPUT, name.as_bytes()));
+        self.outputs
+            .iter()
+            .for_each(|name| put_bytes(&mut out, OUTPUT, name.as_bytes()));
+        self.attributes
+            .iter()
+            .for_each(|name| put_bytes(&mut out, ATTRIBUTE, name.as_bytes()));
+        self.nodes
+            .iter()
+            .for_each(|node| put_bytes(&mut out, NODE, &node.encode()));
+        self.opsets.iter().for_each(|(domain, version)| {
+            put_bytes(&mut out, OPSET, &encode_opset(domain, *version))
+        });
         put_text(&mut out, DOMAIN, &self.domain);
         for (name, value) in &self.defaults {
-            put_bytes(&mut out, ATTRIBUTE_PROTO, &Attribute::new(name, value).message.bytes);
+            put_bytes(
+                &mut out,
+                ATTRIBUTE_PROTO,
+                &Attribute::new(name, value).message.bytes,
+            );
         }
         put_text(&mut out, OVERLOAD, &self.overload);
         out.into()
@@ -115,7 +140,11 @@ impl FunctionNode {
         for body in read.attributes.iter().flat_map(|a| &a.graphs) {
             crate::scope::Scope::read(body, 1)?;
         }
-        let attributes = read.attributes.iter().map(|a| (a.name.clone(), a.value(dir))).collect();
+        let attributes = read
+            .attributes
+            .iter()
+            .map(|a| (a.name.clone(), a.value(dir)))
+            .collect();
         Ok(FunctionNode {
             op_type: read.op_type,
             domain: read.domain,
@@ -129,12 +158,20 @@ impl FunctionNode {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.inputs.iter().for_each(|name| put_bytes(&mut out, node::INPUT, name.as_bytes()));
-        self.outputs.iter().for_each(|name| put_bytes(&mut out, node::OUTPUT, name.as_bytes()));
+        self.inputs
+            .iter()
+            .for_each(|name| put_bytes(&mut out, node::INPUT, name.as_bytes()));
+        self.outputs
+            .iter()
+            .for_each(|name| put_bytes(&mut out, node::OUTPUT, name.as_bytes()));
         put_text(&mut out, node::NAME, &self.name);
         put_text(&mut out, node::OP_TYPE, &self.op_type);
         for (name, value) in &self.attributes {
-            put_bytes(&mut out, node::ATTRIBUTE, &Attribute::new(name, value).message.bytes);
+            put_bytes(
+                &mut out,
+                node::ATTRIBUTE,
+                &Attribute::new(name, value).message.bytes,
+            );
         }
         put_text(&mut out, node::DOMAIN, &self.domain);
         put_text(&mut out, node::OVERLOAD, &self.overload);
@@ -153,7 +190,9 @@ pub(crate) fn read_opset(message: &Span) -> Result<(String, i64), Error> {
     for field in message.fields() {
         let field = field?;
         match (field.number, &field.content) {
-            (1, Content::Len(text)) => domain = normal_domain(text.text("an operator domain")?).to_owned(),
+            (1, Content::Len(text)) => {
+                domain = normal_domain(text.text("an operator domain")?).to_owned()
+            }
             (2, Content::Varint(number)) => version = *number as i64,
             _ => {}
         }

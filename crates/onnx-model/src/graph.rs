@@ -196,12 +196,17 @@ impl Graph {
 
     /// The values that something defines or reads.
     pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + '_ {
-        (0..self.values.len() as u32).map(ValueId).filter(|id| self.value(*id).exists())
+        (0..self.values.len() as u32)
+            .map(ValueId)
+            .filter(|id| self.value(*id).exists())
     }
 
     /// The value with this name, if something defines or reads it. Names inside subgraphs are not found.
     pub fn find_value(&self, name: &str) -> Option<ValueId> {
-        self.by_name.get(name).copied().filter(|id| self.value(*id).exists())
+        self.by_name
+            .get(name)
+            .copied()
+            .filter(|id| self.value(*id).exists())
     }
 
     /// Whether it is an initializer, be it a default of an input.
@@ -225,19 +230,28 @@ impl Graph {
         let value = self.value(v);
         if value.kind.initializer.is_some() {
             let overridable = value.kind.input && !self.inputs_are_constants;
-            return if overridable { None } else { self.initializer(v) };
+            return if overridable {
+                None
+            } else {
+                self.initializer(v)
+            };
         }
         let node = self.node(value.producer?.0);
         if node.op_type != "Constant" || !node.domain.is_empty() {
             return None;
         }
-        let attribute = node.attributes.iter().find(|a| a.name.starts_with("value"))?;
+        let attribute = node
+            .attributes
+            .iter()
+            .find(|a| a.name.starts_with("value"))?;
         match (attribute.name.as_str(), attribute.value(self.dir.as_ref())) {
             ("value", AttrValue::Tensor(tensor)) => Some(tensor),
             ("value_int", AttrValue::Int(v)) => Some(Tensor::scalar_i64(v)),
             ("value_ints", AttrValue::Ints(v)) => Some(Tensor::vector_i64(&v)),
             ("value_float", AttrValue::Float(v)) => Some(Tensor::scalar_f32(v)),
-            ("value_floats", AttrValue::Floats(v)) => Some(Tensor::from_f32s(&[v.len() as i64], &v)),
+            ("value_floats", AttrValue::Floats(v)) => {
+                Some(Tensor::from_f32s(&[v.len() as i64], &v))
+            }
             _ => None,
         }
     }

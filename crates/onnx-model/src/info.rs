@@ -89,7 +89,8 @@ impl ValueInfo {
         }
         if let Some(dims) = &self.dims {
             let mut shape = Vec::new();
-            dims.iter().for_each(|dim| put_bytes(&mut shape, 1, &dim.encode()));
+            dims.iter()
+                .for_each(|dim| put_bytes(&mut shape, 1, &dim.encode()));
             put_bytes(&mut tensor, 2, &shape);
         }
         let mut declared = Vec::new();
@@ -114,7 +115,9 @@ impl Dimension {
             let field = field?;
             match (field.number, &field.content) {
                 (1, Content::Varint(value)) => dim = Dimension::Value(*value as i64),
-                (2, Content::Len(text)) => dim = Dimension::Param(text.string("the name of a dimension")?),
+                (2, Content::Len(text)) => {
+                    dim = Dimension::Param(text.string("the name of a dimension")?)
+                }
                 _ => {}
             }
         }

@@ -18,8 +18,15 @@ impl Model {
     /// function needs another version of an operator domain than the model.
     pub fn inline_call(&mut self, node: NodeId) -> Result<Vec<NodeId>, Error> {
         let call = self.graph.node(node);
-        let found = self.functions().iter().find(|f| f.is_called_by(&call.domain, &call.op_type, &call.overload));
-        let error = |what: String| Error::Function { node: call.title(), function: call.op_type.clone(), what };
+        let found = self
+            .functions()
+            .iter()
+            .find(|f| f.is_called_by(&call.domain, &call.op_type, &call.overload));
+        let error = |what: String| Error::Function {
+            node: call.title(),
+            function: call.op_type.clone(),
+            what,
+        };
         let Some(function) = found.cloned() else {
             return Err(error("the model has no such function".into()));
         };
@@ -49,10 +56,19 @@ impl Graph {
     ///
     /// # Errors
     /// `E-ONNX-FUNCTION` if the call has more inputs or outputs than the function.
-    pub fn inline_function(&mut self, node: NodeId, function: &Function) -> Result<Vec<NodeId>, Error> {
+    pub fn inline_function(
+        &mut self,
+        node: NodeId,
+        function: &Function,
+    ) -> Result<Vec<NodeId>, Error> {
         let call = self.node(node).clone();
-        let error = |what: String| Error::Function { node: call.title(), function: function.name.clone(), what };
-        if call.inputs.len() > function.inputs.len() || call.outputs.len() > function.outputs.len() {
+        let error = |what: String| Error::Function {
+            node: call.title(),
+            function: function.name.clone(),
+            what,
+        };
+        if call.inputs.len() > function.inputs.len() || call.outputs.len() > function.outputs.len()
+        {
             return Err(error(format!(
                 "{} inputs and {} outputs where the function has {} and {}",
                 call.inputs.len(),
@@ -72,7 +88,11 @@ impl Graph {
                 made.entry(name).or_insert(*value);
             }
         }
-        let prefix = if call.name.is_empty() { &function.name } else { &call.name };
+        let prefix = if call.name.is_empty() {
+            &function.name
+        } else {
+            &call.name
+        };
         let mut new_nodes = Vec::new();
         for inner in &function.nodes {
             let mut inputs = Vec::new();
@@ -80,7 +100,12 @@ impl Graph {
                 inputs.push(match names.get(name.as_str()) {
                     _ if name.is_empty() => None,
                     Some(value) => *value,
-                    None => return Err(error(format!("{} reads `{name}`, which nothing defines", inner.title()))),
+                    None => {
+                        return Err(error(format!(
+                            "{} reads `{name}`, which nothing defines",
+                            inner.title()
+                        )));
+                    }
                 });
             }
             let mut outputs = Vec::new();
@@ -110,7 +135,11 @@ impl Graph {
                     other => attributes.push((name.clone(), other.clone())),
                 }
             }
-            let inner_name = if inner.name.is_empty() { &inner.op_type } else { &inner.name };
+            let inner_name = if inner.name.is_empty() {
+                &inner.op_type
+            } else {
+                &inner.name
+            };
             new_nodes.push((
                 NewNode {
                     op_type: inner.op_type.clone(),
@@ -143,13 +172,22 @@ impl Graph {
             }
         }
         self.remove_node(node);
-        Ok(new_nodes.into_iter().map(|(new, _overload)| self.add_node(new)).collect())
+        Ok(new_nodes
+            .into_iter()
+            .map(|(new, _overload)| self.add_node(new))
+            .collect())
     }
 }
 
 /// What the attribute `name` of the function is in this call; `None` if it was left out and has no default.
 fn bind(call: &[Attribute], function: &Function, name: &str) -> Option<Attribute> {
     let given = call.iter().find(|a| a.name == name).cloned();
-    let default = || function.defaults.iter().find(|(n, _)| n == name).map(|(n, value)| Attribute::new(n, value));
+    let default = || {
+        function
+            .defaults
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(n, value)| Attribute::new(n, value))
+    };
     given.or_else(default)
 }

@@ -17,6 +17,7 @@ mod read;
 mod save;
 mod scope;
 mod tensor;
+mod text;
 mod verify;
 mod wire;
 

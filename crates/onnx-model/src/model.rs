@@ -49,7 +49,10 @@ impl Model {
     /// # Errors
     /// `E-ONNX-IO` if it cannot be read, and what `from_bytes` gives.
     pub fn open(path: &Path) -> Result<Model, Error> {
-        let bytes = map_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let bytes = map_file(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -63,10 +66,14 @@ impl Model {
     /// One of the codes of [`Error`], for every file that is not a model with a graph whose names resolve.
     pub fn from_bytes(bytes: Bytes, dir: Option<&Path>) -> Result<Model, Error> {
         if bytes.is_empty() {
-            return Err(Error::NotOnnx { reason: "the file is empty".into() });
+            return Err(Error::NotOnnx {
+                reason: "the file is empty".into(),
+            });
         }
         if bytes.len() as u64 > MAX_FILE {
-            return Err(Error::TooLarge { bytes: bytes.len() as u64 });
+            return Err(Error::TooLarge {
+                bytes: bytes.len() as u64,
+            });
         }
         let dir: Option<Arc<Path>> = dir.map(Arc::from);
         let mut model = Model {
@@ -83,12 +90,17 @@ impl Model {
             let field = match field {
                 Ok(field) => field,
                 Err(error) if graphs.is_empty() && model.opsets.is_empty() => {
-                    return Err(Error::NotOnnx { reason: format!("its bytes are no model ({error})") });
+                    return Err(Error::NotOnnx {
+                        reason: format!("its bytes are no model ({error})"),
+                    });
                 }
                 Err(error) => return Err(error),
             };
             if model.fields.len() >= MAX_FIELDS {
-                return Err(Error::TooMany { what: "fields in the file", limit: MAX_FIELDS });
+                return Err(Error::TooMany {
+                    what: "fields in the file",
+                    limit: MAX_FIELDS,
+                });
             }
             let mut number = field.number;
             match (field.number, &field.content) {
@@ -96,14 +108,21 @@ impl Model {
                 (GRAPH, Content::Len(graph)) => graphs.push(graph.clone()),
                 (OPSET, Content::Len(opset)) => model.opsets.push(read_opset(opset)?),
                 (METADATA, Content::Len(entry)) => model.metadata.push(read_entry(entry)?),
-                (FUNCTION, Content::Len(function)) => model.functions.push(Function::read(function, dir.as_ref())?),
+                (FUNCTION, Content::Len(function)) => model
+                    .functions
+                    .push(Function::read(function, dir.as_ref())?),
                 // Not touched by edits, be it a known number with another wire type.
                 _ => number = 0,
             }
-            model.fields.push(ModelField { number, whole: field.whole.bytes });
+            model.fields.push(ModelField {
+                number,
+                whole: field.whole.bytes,
+            });
         }
         if graphs.is_empty() {
-            return Err(Error::NotOnnx { reason: "there is no graph in it".into() });
+            return Err(Error::NotOnnx {
+                reason: "there is no graph in it".into(),
+            });
         }
         model.graph = Graph::read(&graphs, dir, model.ir_version)?;
         Ok(model)
@@ -112,7 +131,11 @@ impl Model {
     /// An empty model, for tests and generators.
     pub fn new(ir_version: i64, opsets: &[(&str, i64)]) -> Model {
         let mut model = Model {
-            graph: Graph { name: "graph".into(), edited: true, ..Graph::default() },
+            graph: Graph {
+                name: "graph".into(),
+                edited: true,
+                ..Graph::default()
+            },
             fields: Vec::new(),
             ir_version: 0,
             opsets: Vec::new(),
@@ -122,10 +145,18 @@ impl Model {
         };
         let mut name = Vec::new();
         put_bytes(&mut name, crate::scope::GRAPH_NAME, b"graph");
-        model.graph.layout.push(crate::graph::Slot::Raw(name.into()));
+        model
+            .graph
+            .layout
+            .push(crate::graph::Slot::Raw(name.into()));
         model.set_ir_version(ir_version);
-        opsets.iter().for_each(|(domain, version)| model.import_opset(domain, *version));
-        model.fields.push(ModelField { number: GRAPH, whole: Bytes::new() });
+        opsets
+            .iter()
+            .for_each(|(domain, version)| model.import_opset(domain, *version));
+        model.fields.push(ModelField {
+            number: GRAPH,
+            whole: Bytes::new(),
+        });
         model
     }
 
@@ -148,13 +179,22 @@ impl Model {
         put_int(&mut whole, IR_VERSION, v);
         let first = self.fields.iter().position(|f| f.number == IR_VERSION);
         self.fields.retain(|f| f.number != IR_VERSION);
-        self.fields.insert(first.unwrap_or(0), ModelField { number: IR_VERSION, whole: whole.into() });
+        self.fields.insert(
+            first.unwrap_or(0),
+            ModelField {
+                number: IR_VERSION,
+                whole: whole.into(),
+            },
+        );
     }
 
     /// Version of an operator domain, if the model imports it. `ai.onnx` is the empty domain.
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let domain = normal_domain(domain);
-        self.opsets.iter().find(|(d, _)| d == domain).map(|(_, version)| *version)
+        self.opsets
+            .iter()
+            .find(|(d, _)| d == domain)
+            .map(|(_, version)| *version)
     }
 
     /// Imports an operator domain, unless the model does already.
@@ -176,7 +216,14 @@ impl Model {
 
     /// Metadata of the model.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.metadata
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn all_metadata(&self) -> &[(String, String)] {
+        &self.metadata
     }
 
     /// Sets metadata of the model.
@@ -186,7 +233,12 @@ impl Model {
         match self.metadata.iter().position(|(k, _)| k == key) {
             Some(index) => {
                 self.metadata[index].1 = value.to_owned();
-                if let Some(field) = self.fields.iter_mut().filter(|f| f.number == METADATA).nth(index) {
+                if let Some(field) = self
+                    .fields
+                    .iter_mut()
+                    .filter(|f| f.number == METADATA)
+                    .nth(index)
+                {
                     field.whole = whole.into();
                 }
             }
@@ -214,9 +266,11 @@ impl Model {
     pub fn retain_functions(&mut self, mut keep: impl FnMut(&Function) -> bool) {
         let kept: Vec<bool> = self.functions.iter().map(&mut keep).collect();
         let mut flags = kept.iter();
-        self.functions.retain(|_| flags.next().is_none_or(|keep| *keep));
+        self.functions
+            .retain(|_| flags.next().is_none_or(|keep| *keep));
         let mut flags = kept.iter();
-        self.fields.retain(|f| f.number != FUNCTION || flags.next().is_none_or(|keep| *keep));
+        self.fields
+            .retain(|f| f.number != FUNCTION || flags.next().is_none_or(|keep| *keep));
     }
 
     /// The directory that external data is relative to.
@@ -227,9 +281,13 @@ impl Model {
     /// Files with external data of the main graph's initializers: location as the model gives it, sorted, each once.
     /// A model that is saved goes on naming them relative to where it is.
     pub fn external_files(&self) -> Vec<PathBuf> {
-        let tensors = self.graph.value_ids().filter_map(|v| self.graph.initializer(v));
-        let mut files: Vec<PathBuf> =
-            tensors.filter_map(|t| t.external().map(|e| PathBuf::from(&e.location))).collect();
+        let tensors = self
+            .graph
+            .value_ids()
+            .filter_map(|v| self.graph.initializer(v));
+        let mut files: Vec<PathBuf> = tensors
+            .filter_map(|t| t.external().map(|e| PathBuf::from(&e.location)))
+            .collect();
         files.sort();
         files.dedup();
         files
@@ -237,7 +295,17 @@ impl Model {
 
     /// Inserts a field behind the last one of its number, or at the end.
     fn insert_field(&mut self, number: u32, whole: Vec<u8>) {
-        let behind = self.fields.iter().rposition(|f| f.number == number).map_or(self.fields.len(), |last| last + 1);
-        self.fields.insert(behind, ModelField { number, whole: whole.into() });
+        let behind = self
+            .fields
+            .iter()
+            .rposition(|f| f.number == number)
+            .map_or(self.fields.len(), |last| last + 1);
+        self.fields.insert(
+            behind,
+            ModelField {
+                number,
+                whole: whole.into(),
+            },
+        );
     }
 }

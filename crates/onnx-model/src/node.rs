@@ -79,10 +79,16 @@ impl NewNode {
         put_text(&mut out, NAME, name);
         put_text(&mut out, OP_TYPE, &self.op_type);
         for (name, value) in &self.attributes {
-            put_bytes(&mut out, ATTRIBUTE, &Attribute::new(name, value).message.bytes);
+            put_bytes(
+                &mut out,
+                ATTRIBUTE,
+                &Attribute::new(name, value).message.bytes,
+            );
         }
         put_text(&mut out, DOMAIN, &self.domain);
-        self.metadata.iter().for_each(|(key, value)| put_entry(&mut out, METADATA, key, value));
+        self.metadata
+            .iter()
+            .for_each(|(key, value)| put_entry(&mut out, METADATA, key, value));
         out.into()
     }
 }
@@ -118,7 +124,9 @@ impl ReadNode {
                 NAME => node.name = content.string("the name of a node")?,
                 OP_TYPE => node.op_type = content.string("the operator of a node")?,
                 ATTRIBUTE => node.attributes.push(Attribute::read(content)?),
-                DOMAIN => node.domain = normal_domain(content.text("the domain of a node")?).to_owned(),
+                DOMAIN => {
+                    node.domain = normal_domain(content.text("the domain of a node")?).to_owned()
+                }
                 OVERLOAD => node.overload = content.string("the overload of a node")?,
                 _ => {}
             }
@@ -133,7 +141,11 @@ impl ReadNode {
 }
 
 pub(crate) fn title(name: &str, op_type: &str) -> String {
-    if name.is_empty() { format!("({op_type} without a name)") } else { format!("`{name}` ({op_type})") }
+    if name.is_empty() {
+        format!("({op_type} without a name)")
+    } else {
+        format!("`{name}` ({op_type})")
+    }
 }
 
 /// `ai.onnx` is another spelling of the empty domain.
@@ -193,7 +205,10 @@ impl Node {
 
     /// All attributes, in the order of the file.
     pub fn attributes(&self) -> Vec<(String, AttrValue)> {
-        self.attributes.iter().map(|a| (a.name.clone(), a.value(self.dir.as_ref()))).collect()
+        self.attributes
+            .iter()
+            .map(|a| (a.name.clone(), a.value(self.dir.as_ref())))
+            .collect()
     }
 
     /// Values of the graph that subgraphs of this node read by name, each once.
@@ -213,7 +228,11 @@ impl Node {
 
     /// Metadata of the node, in the order of the file. Entries that are not text are left out.
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let entries = self.message.fields().map_while(Result::ok).filter(|f| f.number == METADATA);
+        let entries = self
+            .message
+            .fields()
+            .map_while(Result::ok)
+            .filter(|f| f.number == METADATA);
         entries.filter_map(|f| read_entry(f.len()?).ok()).collect()
     }
 
@@ -223,14 +242,22 @@ impl Node {
     }
 
     /// The node as a field of the graph.
-    pub(crate) fn encode(&self, number: u32, value_name: impl Fn(ValueId) -> String) -> Result<Pieces, Error> {
+    pub(crate) fn encode(
+        &self,
+        number: u32,
+        value_name: impl Fn(ValueId) -> String,
+    ) -> Result<Pieces, Error> {
         if let (Some(field), true) = (&self.field, self.edited == Edited::default()) {
             return Ok(Pieces::from(field.clone()));
         }
         let list = |number: u32, values: &[Option<ValueId>]| {
             let mut out = Vec::new();
             for value in values {
-                put_bytes(&mut out, number, value.map(&value_name).unwrap_or_default().as_bytes());
+                put_bytes(
+                    &mut out,
+                    number,
+                    value.map(&value_name).unwrap_or_default().as_bytes(),
+                );
             }
             Bytes::from(out)
         };
@@ -249,14 +276,19 @@ impl Node {
         }
         if self.edited.attributes {
             let mut out = Vec::new();
-            self.attributes.iter().for_each(|a| put_bytes(&mut out, ATTRIBUTE, &a.message.bytes));
+            self.attributes
+                .iter()
+                .for_each(|a| put_bytes(&mut out, ATTRIBUTE, &a.message.bytes));
             parts.push((ATTRIBUTE, out.into()));
         }
         let mut body = Pieces::default();
         let mut written = vec![false; parts.len()];
         for field in self.message.fields() {
             let field = field?;
-            match parts.iter().position(|(number, _)| *number == field.number && field.len().is_some()) {
+            match parts
+                .iter()
+                .position(|(number, _)| *number == field.number && field.len().is_some())
+            {
                 None => body.push(field.whole.bytes),
                 Some(part) if written[part] => {}
                 Some(part) => {
@@ -266,7 +298,11 @@ impl Node {
             }
         }
         let mut message = Pieces::default();
-        for ((_, part), _) in parts.into_iter().zip(written).filter(|(_, written)| !written) {
+        for ((_, part), _) in parts
+            .into_iter()
+            .zip(written)
+            .filter(|(_, written)| !written)
+        {
             message.push(part);
         }
         message.append(body);

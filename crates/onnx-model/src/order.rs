@@ -8,7 +8,8 @@ impl Graph {
     fn producers(&self, id: NodeId) -> Vec<NodeId> {
         let node = self.node(id);
         let read = node.inputs.iter().flatten().chain(&node.captures);
-        read.filter_map(|v| Some(self.value(*v).producer()?.0)).collect()
+        read.filter_map(|v| Some(self.value(*v).producer()?.0))
+            .collect()
     }
 
     /// The nodes in an order in which each follows what it reads, and else as they are.
@@ -37,7 +38,11 @@ impl Graph {
                 *next += 1;
                 match state[producer.0 as usize] {
                     State::Done => {}
-                    State::Open => return Err(Error::Cycle { node: self.node(producer).title() }),
+                    State::Open => {
+                        return Err(Error::Cycle {
+                            node: self.node(producer).title(),
+                        });
+                    }
                     State::New => {
                         state[producer.0 as usize] = State::Open;
                         let producers = self.producers(producer);
@@ -71,7 +76,14 @@ impl Graph {
         let mut dead = vec![false; self.nodes.len()];
         let mut count = 0;
         while let Some(id) = work.pop() {
-            let used = |graph: &Graph| graph.node(id).outputs.iter().flatten().any(|v| graph.value(*v).used());
+            let used = |graph: &Graph| {
+                graph
+                    .node(id)
+                    .outputs
+                    .iter()
+                    .flatten()
+                    .any(|v| graph.value(*v).used())
+            };
             if dead[id.0 as usize] || used(self) {
                 continue;
             }
@@ -99,7 +111,8 @@ impl Graph {
             !remove
         });
         let before = self.value_info_fields.len();
-        self.value_info_fields.retain(|(id, _)| id.is_none_or(|id| values[id.0 as usize].exists()));
+        self.value_info_fields
+            .retain(|(id, _)| id.is_none_or(|id| values[id.0 as usize].exists()));
         self.edited |= gone || before != self.value_info_fields.len();
     }
 }

@@ -20,14 +20,25 @@ pub(crate) fn next_index<T>(list: &[T]) -> u32 {
 
 impl Graph {
     /// Reads the main graph. More than one span: the same field given several times, which adds up.
-    pub(crate) fn read(graphs: &[Span], dir: Option<Arc<Path>>, ir_version: i64) -> Result<Graph, Error> {
-        let mut graph = Graph { dir, inputs_are_constants: ir_version < 4, ..Graph::default() };
+    pub(crate) fn read(
+        graphs: &[Span],
+        dir: Option<Arc<Path>>,
+        ir_version: i64,
+    ) -> Result<Graph, Error> {
+        let mut graph = Graph {
+            dir,
+            inputs_are_constants: ir_version < 4,
+            ..Graph::default()
+        };
         let (mut nodes, mut outputs, mut infos) = (Vec::new(), Vec::new(), Vec::new());
         for field in graphs.iter().flat_map(Span::fields) {
             let field = field?;
             let whole = field.whole.bytes.clone();
             if graph.layout.len() >= MAX_FIELDS {
-                return Err(Error::TooMany { what: "fields in the graph", limit: MAX_FIELDS });
+                return Err(Error::TooMany {
+                    what: "fields in the graph",
+                    limit: MAX_FIELDS,
+                });
             }
             let Content::Len(message) = &field.content else {
                 graph.layout.push(Slot::Raw(whole));
@@ -44,7 +55,11 @@ impl Graph {
                     Slot::Next(List::Initializers)
                 }
                 scope::SPARSE_INITIALIZER => {
-                    graph.define_initializer(scope::sparse_name(message)?, Initializer::Other, None)?;
+                    graph.define_initializer(
+                        scope::sparse_name(message)?,
+                        Initializer::Other,
+                        None,
+                    )?;
                     Slot::Raw(whole)
                 }
                 scope::INPUT => {
@@ -81,7 +96,10 @@ impl Graph {
         }
         for (name, info) in outputs {
             let Some(&id) = graph.by_name.get(&name) else {
-                return Err(Error::Undefined { name, user: "the list of outputs of the graph".into() });
+                return Err(Error::Undefined {
+                    name,
+                    user: "the list of outputs of the graph".into(),
+                });
             };
             graph.value_mut(id).kind.output = true;
             graph.value_mut(id).info.get_or_insert(info);
@@ -105,7 +123,10 @@ impl Graph {
             return self.define_initializer(name, Initializer::Other, None);
         };
         if tensor.len().is_none() {
-            return Err(Error::Tensor { name, what: format!("impossible dimensions {:?}", tensor.dims()) });
+            return Err(Error::Tensor {
+                name,
+                what: format!("impossible dimensions {:?}", tensor.dims()),
+            });
         }
         self.define_initializer(name, Initializer::Read(message.clone()), Some(&tensor))
     }
@@ -113,13 +134,18 @@ impl Graph {
     fn duplicate(&self, name: String, second: &str) -> Error {
         let value = self.by_name.get(&name).map(|id| self.value(*id));
         let first = match value {
-            Some(value) if value.producer.is_some() => {
-                value.producer.map(|(node, _)| format!("node {}", self.node(node).title())).unwrap_or_default()
-            }
+            Some(value) if value.producer.is_some() => value
+                .producer
+                .map(|(node, _)| format!("node {}", self.node(node).title()))
+                .unwrap_or_default(),
             Some(value) if value.kind.initializer.is_some() => "an initializer".to_owned(),
             _ => "a graph input".to_owned(),
         };
-        Error::DuplicateName { name, first, second: second.to_owned() }
+        Error::DuplicateName {
+            name,
+            first,
+            second: second.to_owned(),
+        }
     }
 
     pub(crate) fn define_initializer(
@@ -129,7 +155,10 @@ impl Graph {
         tensor: Option<&Tensor>,
     ) -> Result<ValueId, Error> {
         let id = match self.by_name.get(&name) {
-            Some(&id) if self.value(id).kind.initializer.is_some() || self.value(id).producer.is_some() => {
+            Some(&id)
+                if self.value(id).kind.initializer.is_some()
+                    || self.value(id).producer.is_some() =>
+            {
                 return Err(self.duplicate(name, "an initializer"));
             }
             Some(&id) => id,
@@ -139,7 +168,10 @@ impl Graph {
         value.kind.initializer = Some(initializer);
         if let (None, Some(tensor)) = (&value.info, tensor) {
             let dims = tensor.dims().iter().map(|d| Dimension::Value(*d)).collect();
-            value.info = Some(ValueInfo { dtype: Some(tensor.dtype()), dims: Some(dims) });
+            value.info = Some(ValueInfo {
+                dtype: Some(tensor.dtype()),
+                dims: Some(dims),
+            });
         }
         Ok(id)
     }
@@ -173,7 +205,12 @@ impl Graph {
     }
 
     /// Adds the node and defines its outputs.
-    fn define_node(&mut self, read: &ReadNode, message: Span, field: Option<bytes::Bytes>) -> Result<NodeId, Error> {
+    fn define_node(
+        &mut self,
+        read: &ReadNode,
+        message: Span,
+        field: Option<bytes::Bytes>,
+    ) -> Result<NodeId, Error> {
         let id = NodeId(next_index(&self.nodes));
         self.node_names.insert(read.name.clone());
         self.nodes.push(Some(Node {
@@ -243,7 +280,10 @@ impl Graph {
     }
 
     fn resolve(&self, name: &str, reader: &ReadNode) -> Result<ValueId, Error> {
-        let undefined = || Error::Undefined { name: name.to_owned(), user: format!("node {}", reader.title()) };
+        let undefined = || Error::Undefined {
+            name: name.to_owned(),
+            user: format!("node {}", reader.title()),
+        };
         self.by_name.get(name).copied().ok_or_else(undefined)
     }
 }

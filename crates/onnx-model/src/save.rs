@@ -23,7 +23,10 @@ impl Model {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
-        let failed = |source| Error::Io { path: path.to_owned(), source };
+        let failed = |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".onnx-").suffix(".part");
         #[cfg(unix)]
@@ -45,7 +48,12 @@ impl Model {
     pub fn write_to(&self, w: &mut dyn Write) -> Result<(), Error> {
         let pieces = self.encode()?;
         let mut w = std::io::BufWriter::with_capacity(1 << 16, w);
-        pieces.list().iter().try_for_each(|piece| w.write_all(piece)).and_then(|()| w.flush()).map_err(Error::Write)
+        pieces
+            .list()
+            .iter()
+            .try_for_each(|piece| w.write_all(piece))
+            .and_then(|()| w.flush())
+            .map_err(Error::Write)
     }
 
     /// The model as bytes, for small models.
@@ -77,28 +85,62 @@ impl Graph {
     /// The graph message. Entries of a list fill the places that the file had for that list in order; what is left
     /// follows in its last place.
     fn encode(&self) -> Result<Pieces, Error> {
-        let nodes = self.order.iter().map(|id| self.node(*id).encode(NODE, |v| self.value(v).name.clone()));
-        let fields = |list: &[Bytes]| list.iter().cloned().map(Pieces::from).collect::<Vec<_>>().into_iter();
+        let nodes = self
+            .order
+            .iter()
+            .map(|id| self.node(*id).encode(NODE, |v| self.value(v).name.clone()));
+        let fields = |list: &[Bytes]| {
+            list.iter()
+                .cloned()
+                .map(Pieces::from)
+                .collect::<Vec<_>>()
+                .into_iter()
+        };
         let mut lists = [
-            (List::Nodes, nodes.collect::<Result<Vec<_>, _>>()?.into_iter()),
-            (List::Initializers, self.initializer_fields.iter().map(|(_, f)| f.clone()).collect::<Vec<_>>().into_iter()),
+            (
+                List::Nodes,
+                nodes.collect::<Result<Vec<_>, _>>()?.into_iter(),
+            ),
+            (
+                List::Initializers,
+                self.initializer_fields
+                    .iter()
+                    .map(|(_, f)| f.clone())
+                    .collect::<Vec<_>>()
+                    .into_iter(),
+            ),
             (List::Inputs, fields(&self.input_fields)),
             (List::Outputs, fields(&self.output_fields)),
             (
                 List::ValueInfos,
-                self.value_info_fields.iter().map(|(_, f)| Pieces::from(f.clone())).collect::<Vec<_>>().into_iter(),
+                self.value_info_fields
+                    .iter()
+                    .map(|(_, f)| Pieces::from(f.clone()))
+                    .collect::<Vec<_>>()
+                    .into_iter(),
             ),
         ];
-        let last = |list: List| self.layout.iter().rposition(|slot| matches!(slot, Slot::Next(l) if *l == list));
+        let last = |list: List| {
+            self.layout
+                .iter()
+                .rposition(|slot| matches!(slot, Slot::Next(l) if *l == list))
+        };
         let last: Vec<Option<usize>> = lists.iter().map(|(list, _)| last(*list)).collect();
         let mut out = Pieces::default();
         for (index, slot) in self.layout.iter().enumerate() {
             match slot {
                 Slot::Raw(bytes) => out.push(bytes.clone()),
                 Slot::Next(wanted) => {
-                    for ((_, entries), last) in lists.iter_mut().zip(&last).filter(|((list, _), _)| list == wanted) {
+                    for ((_, entries), last) in lists
+                        .iter_mut()
+                        .zip(&last)
+                        .filter(|((list, _), _)| list == wanted)
+                    {
                         let count = if *last == Some(index) { usize::MAX } else { 1 };
-                        entries.by_ref().take(count).for_each(|entry| out.append(entry));
+                        entries
+                            .by_ref()
+                            .take(count)
+                            .for_each(|entry| out.append(entry));
                     }
                 }
             }

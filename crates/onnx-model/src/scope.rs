@@ -1,7 +1,7 @@
 //! Names in subgraphs. The body of an If, Loop or Scan reads values of the graphs around it by name; these names
 //! are the captures of its node. A name that the subgraph defines itself hides one outside.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::error::Error;
 use crate::info;
@@ -24,15 +24,21 @@ pub(crate) struct Scope {
     /// In order of first use, each once.
     pub(crate) free: Vec<String>,
     pub(crate) defined: Vec<String>,
+    /// Operator domains of its nodes.
+    pub(crate) domains: BTreeSet<String>,
 }
 
 impl Scope {
     /// Reads a subgraph that is `depth` graphs below the main graph.
     pub(crate) fn read(graph: &Span, depth: usize) -> Result<Scope, Error> {
         if depth > MAX_NESTING {
-            return Err(Error::TooDeep { at: graph.at, limit: MAX_NESTING });
+            return Err(Error::TooDeep {
+                at: graph.at,
+                limit: MAX_NESTING,
+            });
         }
         let (mut used, mut own, mut nested) = (Vec::new(), Vec::new(), Vec::new());
+        let mut domains = BTreeSet::new();
         for field in graph.fields() {
             let field = field?;
             let Some(message) = field.len() else { continue };
@@ -41,10 +47,12 @@ impl Scope {
                     let node = ReadNode::read(message)?;
                     used.extend(node.inputs);
                     own.extend(node.outputs);
+                    domains.insert(node.domain);
                     for body in node.attributes.iter().flat_map(|a| &a.graphs) {
                         let inner = Scope::read(body, depth + 1)?;
                         used.extend(inner.free);
                         nested.extend(inner.defined);
+                        domains.extend(inner.domains);
                     }
                 }
                 INITIALIZER => own.push(tensor_name(message)?),
@@ -56,10 +64,16 @@ impl Scope {
         }
         let inside: HashSet<&str> = own.iter().map(String::as_str).collect();
         let mut seen = HashSet::new();
-        used.retain(|name| !name.is_empty() && !inside.contains(name.as_str()) && seen.insert(name.clone()));
+        used.retain(|name| {
+            !name.is_empty() && !inside.contains(name.as_str()) && seen.insert(name.clone())
+        });
         own.retain(|name| !name.is_empty());
         own.extend(nested);
-        Ok(Scope { free: used, defined: own })
+        Ok(Scope {
+            free: used,
+            defined: own,
+            domains,
+        })
     }
 }
 

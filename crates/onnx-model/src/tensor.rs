@@ -48,7 +48,8 @@ enum Data {
 impl Tensor {
     /// Reads a tensor message; `None` if its element type is not known.
     pub(crate) fn read(message: &Span, dir: Option<&Arc<Path>>) -> Result<Option<Tensor>, Error> {
-        let (mut dtype, mut dims, mut raw, mut entries, mut external) = (0, Vec::new(), None, Vec::new(), false);
+        let (mut dtype, mut dims, mut raw, mut entries, mut external) =
+            (0, Vec::new(), None, Vec::new(), false);
         for field in message.fields() {
             let field = field?;
             match (field.number, &field.content) {
@@ -66,13 +67,23 @@ impl Tensor {
             Some(bytes) => Data::Raw(bytes),
             None => Data::Typed,
         };
-        Ok(DataType::from_i32(dtype).map(|dtype| Tensor { dtype, dims, data, message: Some(message.clone()) }))
+        Ok(DataType::from_i32(dtype).map(|dtype| Tensor {
+            dtype,
+            dims,
+            data,
+            message: Some(message.clone()),
+        }))
     }
 
     /// A tensor of little-endian bytes. The bytes are kept, not copied. They must be as many as `dims` make, which
     /// the verifier checks.
     pub fn from_bytes(dtype: DataType, dims: &[i64], bytes: Bytes) -> Tensor {
-        Tensor { dtype, dims: dims.to_vec(), data: Data::Raw(bytes), message: None }
+        Tensor {
+            dtype,
+            dims: dims.to_vec(),
+            data: Data::Raw(bytes),
+            message: None,
+        }
     }
 
     /// An int64 tensor with `dims` and the elements in row-major order.
@@ -94,10 +105,16 @@ impl Tensor {
     /// float16 or bfloat16.
     pub fn from_f64s(dtype: DataType, dims: &[i64], elements: &[f64]) -> Option<Tensor> {
         Some(match dtype {
-            DataType::Float => Self::from_elements(dtype, dims, elements, |v| (v as f32).to_le_bytes()),
+            DataType::Float => {
+                Self::from_elements(dtype, dims, elements, |v| (v as f32).to_le_bytes())
+            }
             DataType::Double => Self::from_elements(dtype, dims, elements, |v| v.to_le_bytes()),
-            DataType::Float16 => Self::from_elements(dtype, dims, elements, |v| f16::from_f64(v).to_le_bytes()),
-            DataType::Bfloat16 => Self::from_elements(dtype, dims, elements, |v| bf16::from_f64(v).to_le_bytes()),
+            DataType::Float16 => {
+                Self::from_elements(dtype, dims, elements, |v| f16::from_f64(v).to_le_bytes())
+            }
+            DataType::Bfloat16 => {
+                Self::from_elements(dtype, dims, elements, |v| bf16::from_f64(v).to_le_bytes())
+            }
             _ => return None,
         })
     }
@@ -138,7 +155,10 @@ impl Tensor {
     }
 
     /// Number of elements; `None` if a dimension is negative or the product overflows.
-    #[allow(clippy::len_without_is_empty, reason = "an Option has no emptiness worth a name")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an Option has no emptiness worth a name"
+    )]
     pub fn len(&self) -> Option<usize> {
         DataType::count(&self.dims)
     }
@@ -165,7 +185,11 @@ impl Tensor {
     /// external data that cannot be read or leaves the model's directory.
     pub fn read_raw(&self) -> Result<Bytes, Error> {
         let Some(expected) = self.dtype.byte_len(&self.dims) else {
-            return Err(self.error(format!("{} with dimensions {:?} has no bytes", self.dtype.short_name(), self.dims)));
+            return Err(self.error(format!(
+                "{} with dimensions {:?} has no bytes",
+                self.dtype.short_name(),
+                self.dims
+            )));
         };
         let bytes = match &self.data {
             Data::Raw(bytes) => bytes.clone(),
@@ -175,12 +199,20 @@ impl Tensor {
         if bytes.len() == expected {
             Ok(bytes)
         } else {
-            Err(self.error(format!("{} bytes where the dimensions {:?} ask for {expected}", bytes.len(), self.dims)))
+            Err(self.error(format!(
+                "{} bytes where the dimensions {:?} ask for {expected}",
+                bytes.len(),
+                self.dims
+            )))
         }
     }
 
     fn error(&self, what: String) -> Error {
-        let name = self.message.as_ref().and_then(|m| tensor_name(m).ok()).unwrap_or_default();
+        let name = self
+            .message
+            .as_ref()
+            .and_then(|m| tensor_name(m).ok())
+            .unwrap_or_default();
         Error::Tensor { name, what }
     }
 
@@ -202,13 +234,17 @@ impl Tensor {
                 continue;
             }
             match (list, &field.content) {
-                (FLOAT_DATA | DOUBLE_DATA, Content::Len(packed)) => out.extend_from_slice(&packed.bytes),
+                (FLOAT_DATA | DOUBLE_DATA, Content::Len(packed)) => {
+                    out.extend_from_slice(&packed.bytes)
+                }
                 (FLOAT_DATA, Content::Fixed32(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
                 (DOUBLE_DATA, Content::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
                 (INT32_DATA | INT64_DATA | UINT64_DATA, Content::Len(packed)) => {
                     let mut numbers = Vec::new();
                     packed.packed_varints(&mut numbers)?;
-                    numbers.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
+                    numbers
+                        .iter()
+                        .for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
                 }
                 (INT32_DATA | INT64_DATA | UINT64_DATA, Content::Varint(v)) => {
                     out.extend_from_slice(&v.to_le_bytes()[..width]);
@@ -257,7 +293,11 @@ impl Tensor {
         let per_byte = 8 / bits as usize;
         let element = |i: usize| {
             let high = (raw[i / per_byte] >> (bits as usize * (i % per_byte))) << (8 - bits);
-            if signed { i64::from(high as i8 >> (8 - bits)) } else { i64::from(high >> (8 - bits)) }
+            if signed {
+                i64::from(high as i8 >> (8 - bits))
+            } else {
+                i64::from(high >> (8 - bits))
+            }
         };
         (0..self.len().unwrap_or(0)).map(element).collect()
     }
@@ -269,12 +309,18 @@ impl Tensor {
             let mut out = Pieces::default();
             put_bytes(&mut head, NAME, name.as_bytes());
             out.push(head);
-            for field in message.fields().map_while(Result::ok).filter(|f| f.number != NAME) {
+            for field in message
+                .fields()
+                .map_while(Result::ok)
+                .filter(|f| f.number != NAME)
+            {
                 out.push(field.whole.bytes);
             }
             return out;
         }
-        self.dims.iter().for_each(|dim| put_int(&mut head, DIMS, *dim));
+        self.dims
+            .iter()
+            .for_each(|dim| put_int(&mut head, DIMS, *dim));
         put_int(&mut head, DATA_TYPE, self.dtype as i64);
         if !name.is_empty() {
             put_bytes(&mut head, NAME, name.as_bytes());
@@ -292,7 +338,11 @@ impl Tensor {
 }
 
 fn elements<T, const N: usize>(raw: &[u8], decode: impl Fn([u8; N]) -> T) -> Vec<T> {
-    raw.as_chunks::<N>().0.iter().map(|chunk| decode(*chunk)).collect()
+    raw.as_chunks::<N>()
+        .0
+        .iter()
+        .map(|chunk| decode(*chunk))
+        .collect()
 }
 
 /// The name in a tensor message.

@@ -1,6 +1,27 @@
-//! The graph verifier.
+//! The verifier. A model that passes keeps these invariants:
+//!
+//! Graph:
+//! - every value has one definition: a node's output, a graph input, or an initializer (which may be the default of a
+//!   graph input, nothing else), and `Value::producer` names it;
+//! - names of values are not empty and are used once;
+//! - whatever a node, a subgraph or the list of outputs reads is defined, by a node only if that node comes before;
+//! - `Value::uses` and `Value::captured_by` are exactly the node inputs and the subgraphs that read the value;
+//! - tensors that were added have as many bytes as their dimensions ask for, and every initializer is written once.
+//!
+//! Model:
+//! - it says its format version, which is at least 8 if it has functions;
+//! - the domain of every node, in subgraphs and functions too, is imported, by the model or the function;
+//! - functions differ in name, domain or overload; each of their nodes reads inputs and outputs of earlier nodes,
+//!   defines names once, and every output is defined.
 
+use std::collections::HashSet;
+
+use crate::attr::AttrValue;
+use crate::function::Function;
+use crate::graph::{Graph, Initializer};
 use crate::model::Model;
+use crate::node::Node;
+use crate::scope::Scope;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +38,255 @@ impl std::fmt::Display for Violation {
     }
 }
 
+#[derive(Default)]
+struct Report(Vec<Violation>);
+
+impl Report {
+    fn add(&mut self, node: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Violation {
+            node: node.into(),
+            what: what.into(),
+        });
+    }
+}
+
 impl Model {
-    /// Checks the invariants of the graph and the model.
+    /// Checks the invariants that the head of the verifier's source lists.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// Everything that is wrong, in the order of the file.
     pub fn verify(&self) -> Result<(), Vec<Violation>> {
-        Ok(())
+        let mut report = Report::default();
+        self.verify_imports(&mut report);
+        self.graph.verify_values(&mut report);
+        self.graph.verify_nodes(&mut report);
+        for function in self.functions() {
+            verify_function(function, &mut report);
+        }
+        if report.0.is_empty() {
+            Ok(())
+        } else {
+            Err(report.0)
+        }
+    }
+
+    fn verify_imports(&self, report: &mut Report) {
+        if self.ir_version() < 1 {
+            report.add("model", "it does not say the version of the file format");
+        }
+        if self.ir_version() < 8 && !self.functions().is_empty() {
+            report.add(
+                "model",
+                format!("functions need ir_version 8, it is {}", self.ir_version()),
+            );
+        }
+        let mut seen = HashSet::new();
+        for f in self.functions() {
+            if !seen.insert((&f.name, &f.domain, &f.overload)) {
+                report.add(format!("function {}", f.name), "the model has it twice");
+            }
+            if self.opset(&f.domain).is_none() {
+                report.add(
+                    format!("function {}", f.name),
+                    format!("its domain `{}` is not imported", f.domain),
+                );
+            }
+        }
+        for id in self.graph.node_ids() {
+            let node = self.graph.node(id);
+            let inside = subgraphs(node)
+                .flat_map(|scope| scope.domains)
+                .collect::<Vec<_>>();
+            for domain in std::iter::once(&node.domain).chain(&inside) {
+                if self.opset(domain).is_none() {
+                    report.add(
+                        node.title(),
+                        format!("its domain `{domain}` is not imported"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The subgraphs of a node. They have been read once already, so reading them does not fail.
+fn subgraphs(node: &Node) -> impl Iterator<Item = Scope> + '_ {
+    node.attributes
+        .iter()
+        .flat_map(|a| &a.graphs)
+        .filter_map(|body| Scope::read(body, 1).ok())
+}
+
+impl Graph {
+    fn verify_values(&self, report: &mut Report) {
+        let mut names = HashSet::new();
+        let mut written = vec![0usize; self.values.len()];
+        self.initializer_fields
+            .iter()
+            .for_each(|(id, _)| written[id.0 as usize] += 1);
+        for id in self.value_ids() {
+            let value = self.value(id);
+            let subject = format!("value `{}`", value.name);
+            if value.name.is_empty() || !names.insert(&value.name) {
+                report.add(&subject, "its name is empty or used twice");
+            }
+            if let Some((node, index)) = value.producer {
+                if !self.contains(node) || self.node(node).outputs.get(index) != Some(&Some(id)) {
+                    report.add(&subject, "its producer does not make it");
+                }
+                if value.kind.input || value.kind.initializer.is_some() {
+                    report.add(
+                        &subject,
+                        "a node makes it, and it is a graph input or an initializer too",
+                    );
+                }
+            }
+            if value.used() && !value.defined() {
+                report.add(&subject, "it is read, but nothing defines it");
+            }
+            for (node, index) in &value.uses {
+                if !self.contains(*node) || self.node(*node).inputs.get(*index) != Some(&Some(id)) {
+                    report.add(
+                        &subject,
+                        format!("it has a use that is none ({node:?}, input {index})"),
+                    );
+                }
+            }
+            for node in &value.captured_by {
+                if !self.contains(*node) || !self.node(*node).captures.contains(&id) {
+                    report.add(&subject, format!("it has a reader that is none ({node:?})"));
+                }
+            }
+            match &value.kind.initializer {
+                Some(Initializer::New(tensor))
+                    if tensor.read_raw().is_err() && !tensor.is_external() =>
+                {
+                    report.add(
+                        &subject,
+                        format!("its bytes do not fit its dimensions {:?}", tensor.dims()),
+                    );
+                }
+                _ => {}
+            }
+            let fields = match value.kind.initializer {
+                Some(Initializer::Read(_) | Initializer::New(_)) => 1..=1,
+                // Sparse ones are written elsewhere.
+                Some(Initializer::Other) => 0..=1,
+                None => 0..=0,
+            };
+            if !fields.contains(&written[id.0 as usize]) {
+                report.add(&subject, "it is not written once as an initializer");
+            }
+        }
+        for id in &self.outputs {
+            if !self.value(*id).kind.output {
+                report.add(
+                    format!("value `{}`", self.value(*id).name),
+                    "it is an output without knowing it",
+                );
+            }
+        }
+    }
+
+    fn verify_nodes(&self, report: &mut Report) {
+        let mut done = vec![false; self.nodes.len()];
+        let (mut reads, mut captures) = (0, 0);
+        for id in self.node_ids() {
+            if !self.contains(id) || done[id.0 as usize] {
+                report.add(
+                    format!("{id:?}"),
+                    "it is in the order, but not once in the graph",
+                );
+                continue;
+            }
+            let node = self.node(id);
+            for v in node.inputs.iter().flatten().chain(&node.captures) {
+                if self
+                    .value(*v)
+                    .producer
+                    .is_some_and(|(producer, _)| !done[producer.0 as usize])
+                {
+                    report.add(
+                        node.title(),
+                        format!("it reads `{}` before that is made", self.value(*v).name),
+                    );
+                }
+            }
+            for v in node.outputs.iter().flatten() {
+                if self
+                    .value(*v)
+                    .producer
+                    .is_none_or(|(producer, _)| producer != id)
+                {
+                    report.add(
+                        node.title(),
+                        format!("another node makes `{}` too", self.value(*v).name),
+                    );
+                }
+            }
+            reads += node.inputs.iter().flatten().count();
+            captures += node.captures.len();
+            done[id.0 as usize] = true;
+        }
+        if self.nodes.iter().flatten().count() != self.order.len() {
+            report.add("graph", "a node is not in the order");
+        }
+        // Each recorded use was checked to be one; equal numbers say that none is missing.
+        let uses: usize = self.values.iter().map(|v| v.uses.len()).sum();
+        let captured: usize = self.values.iter().map(|v| v.captured_by.len()).sum();
+        if uses != reads || captured != captures {
+            report.add(
+                "graph",
+                format!("{uses} uses and {captured} captures, but {reads} and {captures} readers"),
+            );
+        }
+    }
+}
+
+fn verify_function(function: &Function, report: &mut Report) {
+    let subject = format!("function {}", function.name);
+    let mut defined = HashSet::new();
+    for name in &function.inputs {
+        if !defined.insert(name.as_str()) {
+            report.add(&subject, format!("input `{name}` is there twice"));
+        }
+    }
+    for node in &function.nodes {
+        let subject = format!("{subject}, node {}", node.title());
+        let bodies = node.attributes.iter().filter_map(|(_, value)| match value {
+            AttrValue::Opaque(raw) => Some(raw.0.graphs.iter()),
+            _ => None,
+        });
+        let scopes: Vec<Scope> = bodies
+            .flatten()
+            .filter_map(|body| Scope::read(body, 1).ok())
+            .collect();
+        for name in node
+            .inputs
+            .iter()
+            .chain(scopes.iter().flat_map(|s| &s.free))
+        {
+            if !name.is_empty() && !defined.contains(name.as_str()) {
+                report.add(&subject, format!("nothing before it defines `{name}`"));
+            }
+        }
+        for domain in std::iter::once(&node.domain).chain(scopes.iter().flat_map(|s| &s.domains)) {
+            if !function.opsets.iter().any(|(d, _)| d == domain) {
+                report.add(
+                    &subject,
+                    format!("the function does not import its domain `{domain}`"),
+                );
+            }
+        }
+        for name in &node.outputs {
+            if !name.is_empty() && !defined.insert(name) {
+                report.add(&subject, format!("it defines `{name}` again"));
+            }
+        }
+    }
+    for name in &function.outputs {
+        if !defined.contains(name.as_str()) {
+            report.add(&subject, format!("nothing defines its output `{name}`"));
+        }
     }
 }

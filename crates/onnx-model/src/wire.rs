@@ -51,7 +51,10 @@ impl Span {
     }
 
     fn slice(&self, from: usize, to: usize) -> Span {
-        Span { bytes: self.bytes.slice(from..to), at: self.at + from as u64 }
+        Span {
+            bytes: self.bytes.slice(from..to),
+            at: self.at + from as u64,
+        }
     }
 
     /// Walks the fields of a message. Stops after the first error.
@@ -81,7 +84,10 @@ impl Span {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let Some(&byte) = self.bytes.get(*pos) else {
-                return Err(Error::Truncated { what: "a number", at: self.at + start as u64 });
+                return Err(Error::Truncated {
+                    what: "a number",
+                    at: self.at + start as u64,
+                });
             };
             *pos += 1;
             value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
@@ -89,12 +95,22 @@ impl Span {
                 return Ok(value);
             }
         }
-        Err(Error::Malformed { what: "a number of more than 10 bytes", at: self.at + start as u64 })
+        Err(Error::Malformed {
+            what: "a number of more than 10 bytes",
+            at: self.at + start as u64,
+        })
     }
 
     fn read_fixed<const N: usize>(&self, pos: &mut usize) -> Result<[u8; N], Error> {
-        let truncated = Error::Truncated { what: "a number", at: self.at + *pos as u64 };
-        let bytes = self.bytes.get(*pos..).and_then(|rest| rest.first_chunk::<N>()).ok_or(truncated)?;
+        let truncated = Error::Truncated {
+            what: "a number",
+            at: self.at + *pos as u64,
+        };
+        let bytes = self
+            .bytes
+            .get(*pos..)
+            .and_then(|rest| rest.first_chunk::<N>())
+            .ok_or(truncated)?;
         *pos += N;
         Ok(*bytes)
     }
@@ -104,7 +120,10 @@ impl Span {
         let tag = self.read_varint(pos)?;
         let number = tag >> 3;
         if number == 0 || number > 0x1fff_ffff {
-            return Err(Error::Malformed { what: "an impossible field number", at: self.at + start as u64 });
+            return Err(Error::Malformed {
+                what: "an impossible field number",
+                at: self.at + start as u64,
+            });
         }
         Ok((number as u32, (tag & 7) as u8))
     }
@@ -117,17 +136,22 @@ impl Span {
             2 => {
                 let len = self.read_varint(pos)?;
                 let left = self.bytes.len() - *pos;
-                let len = usize::try_from(len)
-                    .ok()
-                    .filter(|len| *len <= left)
-                    .ok_or(Error::Truncated { what: "a field", at: self.at + start as u64 })?;
+                let len = usize::try_from(len).ok().filter(|len| *len <= left).ok_or(
+                    Error::Truncated {
+                        what: "a field",
+                        at: self.at + start as u64,
+                    },
+                )?;
                 let from = *pos;
                 *pos += len;
                 Ok(Content::Len(self.slice(from, *pos)))
             }
             3 => self.skip_group(pos, number).map(|()| Content::Group),
             5 => Ok(Content::Fixed32(u32::from_le_bytes(self.read_fixed(pos)?))),
-            _ => Err(Error::Malformed { what: "an impossible wire type", at: self.at + start as u64 }),
+            _ => Err(Error::Malformed {
+                what: "an impossible wire type",
+                at: self.at + start as u64,
+            }),
         }
     }
 
@@ -139,13 +163,21 @@ impl Span {
             let (number, wire) = self.read_tag(pos)?;
             match wire {
                 3 if open.len() >= MAX_GROUPS => {
-                    return Err(Error::Malformed { what: "groups nested too deep", at: start });
+                    return Err(Error::Malformed {
+                        what: "groups nested too deep",
+                        at: start,
+                    });
                 }
                 3 => open.push(number),
                 4 if number == innermost => {
                     open.pop();
                 }
-                4 => return Err(Error::Malformed { what: "a group that ends another group", at: start }),
+                4 => {
+                    return Err(Error::Malformed {
+                        what: "a group that ends another group",
+                        at: start,
+                    });
+                }
                 _ => {
                     self.read_content(pos, number, wire)?;
                 }
@@ -169,10 +201,17 @@ impl Iterator for Fields<'_> {
             return None;
         }
         let start = self.pos;
-        let field = self.span.read_tag(&mut self.pos).and_then(|(number, wire)| {
-            let content = self.span.read_content(&mut self.pos, number, wire)?;
-            Ok(Field { number, content, whole: self.span.slice(start, self.pos) })
-        });
+        let field = self
+            .span
+            .read_tag(&mut self.pos)
+            .and_then(|(number, wire)| {
+                let content = self.span.read_content(&mut self.pos, number, wire)?;
+                Ok(Field {
+                    number,
+                    content,
+                    whole: self.span.slice(start, self.pos),
+                })
+            });
         if field.is_err() {
             self.pos = self.span.bytes.len();
         }
@@ -185,7 +224,10 @@ impl Iterator for Fields<'_> {
 pub(crate) fn merge(first: Option<Span>, second: &Span) -> Span {
     match first {
         None => second.clone(),
-        Some(first) => Span { bytes: [&first.bytes[..], &second.bytes[..]].concat().into(), at: first.at },
+        Some(first) => Span {
+            bytes: [&first.bytes[..], &second.bytes[..]].concat().into(),
+            at: first.at,
+        },
     }
 }
 
