@@ -33,15 +33,27 @@ impl Graph {
         self.insert_value(name)
     }
 
+    /// A new name for a value inside a subgraph.
+    pub(crate) fn new_name(&mut self, hint: &str) -> String {
+        let name = self.unique(hint, |graph, name| graph.names.contains(name));
+        self.names.insert(name.clone());
+        name
+    }
+
     /// Appends a node. Call `sort` when all nodes are added.
     pub fn add_node(&mut self, n: NewNode) -> NodeId {
+        self.add_call(n, String::new())
+    }
+
+    /// As `add_node`, of a function that has an overload.
+    pub(crate) fn add_call(&mut self, n: NewNode, overload: String) -> NodeId {
         let hint = if n.name.is_empty() {
             &n.op_type
         } else {
             &n.name
         };
         let name = self.unique(hint, |graph, name| graph.node_names.contains(name));
-        let message = Span::new(n.encode(&name));
+        let message = Span::new(n.encode(&name, &overload));
         let attributes = n
             .attributes
             .iter()
@@ -53,7 +65,7 @@ impl Graph {
             domain: normal_domain(&n.domain).to_owned(),
             inputs: n.inputs,
             outputs: n.outputs,
-            overload: String::new(),
+            overload,
             attributes,
             captures: Vec::new(),
             dir: self.dir.clone(),
@@ -332,7 +344,6 @@ impl Graph {
                 self.input_fields.push(field);
             }
         }
-        self.inputs_are_constants = false;
     }
 
     /// Declares the type of a value, or removes the declaration. For inputs and outputs of the graph, which must have

@@ -1,5 +1,6 @@
 //! Functions of a model: operators defined by nodes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use crate::attr::{AttrValue, Attribute};
 use crate::error::Error;
 use crate::node::{self, ReadNode, normal_domain};
+use crate::scope::Scope;
 use crate::wire::{Content, Span, put_bytes, put_int, put_text};
 
 /// A function of a model. Names in it are its own; they do not clash with those of the graph.
@@ -56,7 +58,7 @@ const NAME: u32 = 1;
 const INPUT: u32 = 4;
 const OUTPUT: u32 = 5;
 const ATTRIBUTE: u32 = 6;
-const NODE: u32 = 7;
+pub(crate) const NODE: u32 = 7;
 const OPSET: u32 = 9;
 const DOMAIN: u32 = 10;
 const ATTRIBUTE_PROTO: u32 = 11;
@@ -66,6 +68,18 @@ impl Function {
     /// Whether a node with this operator calls the function.
     pub fn is_called_by(&self, domain: &str, op_type: &str, overload: &str) -> bool {
         self.name == op_type && self.domain == domain && self.overload == overload
+    }
+
+    /// The operator domains of the nodes, those in subgraphs included.
+    pub(crate) fn used_domains(&self) -> Result<BTreeSet<String>, Error> {
+        let mut domains = BTreeSet::new();
+        for node in &self.nodes {
+            domains.insert(node.domain.clone());
+            node.scopes()?
+                .into_iter()
+                .for_each(|scope| domains.extend(scope.domains));
+        }
+        Ok(domains)
     }
 
     pub(crate) fn read(message: &Span, dir: Option<&Arc<Path>>) -> Result<Function, Error> {
@@ -138,7 +152,8 @@ impl FunctionNode {
     fn read(message: &Span, dir: Option<&Arc<Path>>) -> Result<FunctionNode, Error> {
         let read = ReadNode::read(message)?;
         for body in read.attributes.iter().flat_map(|a| &a.graphs) {
-            crate::scope::Scope::read(body, 1)?;
+            // Read once now, so that it does not fail later.
+            Scope::read(body, 1)?;
         }
         let attributes = read
             .attributes
@@ -176,6 +191,15 @@ impl FunctionNode {
         put_text(&mut out, node::DOMAIN, &self.domain);
         put_text(&mut out, node::OVERLOAD, &self.overload);
         out
+    }
+
+    /// What its subgraphs read and define.
+    pub(crate) fn scopes(&self) -> Result<Vec<Scope>, Error> {
+        let graphs = self.attributes.iter().filter_map(|(_, value)| match value {
+            AttrValue::Opaque(raw) => Some(&raw.0.graphs),
+            _ => None,
+        });
+        graphs.flatten().map(|body| Scope::read(body, 1)).collect()
     }
 
     /// How messages call this node.

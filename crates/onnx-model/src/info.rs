@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::dtype::DataType;
 use crate::error::Error;
+use crate::limits::MAX_RANK;
 use crate::wire::{Content, Span, merge, put_bytes, put_int};
 
 pub(crate) const NAME: u32 = 1;
@@ -74,6 +75,12 @@ impl ValueInfo {
                 let field = field?;
                 if let (1, Some(dim)) = (field.number, field.len()) {
                     dims.push(Dimension::read(dim)?);
+                    if dims.len() > MAX_RANK {
+                        return Err(Error::TooMany {
+                            what: "dimensions",
+                            limit: MAX_RANK,
+                        });
+                    }
                 }
             }
             info.dims = Some(dims);

@@ -2,51 +2,55 @@
 
 use std::collections::HashMap;
 
-use crate::attr::{AttrValue, Attribute};
+use crate::attr::{AttrValue, Attribute, RawAttribute};
 use crate::error::Error;
-use crate::function::Function;
+use crate::function::{Function, FunctionNode};
 use crate::graph::{Graph, NodeId, ValueId};
+use crate::limits::MAX_INLINED;
 use crate::model::Model;
-use crate::node::NewNode;
+use crate::node::{NewNode, Node};
+use crate::rewrite::{Names, Rewriter};
+use crate::scope::Scope;
 
 impl Model {
-    /// Replaces a node that calls a function of the model by the nodes of the function. Calls inside stay calls.
-    /// Returns the new nodes; call `Graph::sort` when done with all calls.
+    /// Replaces a node that calls a function of the model by the nodes of the function, in its place in the order.
+    /// Attribute references are bound, also in subgraphs; names are made unique; calls inside stay calls.
     ///
     /// # Errors
     /// `E-ONNX-FUNCTION` if the node calls no function of the model, or with too many inputs or outputs, or if the
-    /// function needs another version of an operator domain than the model.
+    /// function is broken or needs another version of an operator domain than the model. The graph still computes
+    /// the same then. `E-ONNX-TOO-MANY` if the graph would get more than `limits::MAX_INLINED` nodes.
     pub fn inline_call(&mut self, node: NodeId) -> Result<Vec<NodeId>, Error> {
         let call = self.graph.node(node);
         let found = self
             .functions()
             .iter()
             .find(|f| f.is_called_by(&call.domain, &call.op_type, &call.overload));
-        let error = |what: String| Error::Function {
-            node: call.title(),
-            function: call.op_type.clone(),
-            what,
-        };
         let Some(function) = found.cloned() else {
-            return Err(error("the model has no such function".into()));
+            return Err(error(
+                call,
+                &call.op_type,
+                "the model has no such function".into(),
+            ));
         };
-        for (domain, version) in &function.opsets {
-            let used = function.nodes.iter().any(|n| n.domain == *domain);
-            match self.opset(domain) {
-                Some(have) if have != *version && used => {
-                    return Err(error(format!(
-                        "its nodes are of version {version} of the operators of `{domain}`, the model is of {have}"
-                    )));
-                }
-                _ => {}
+        let domains = function.used_domains()?;
+        let needed: Vec<_> = function
+            .opsets
+            .iter()
+            .filter(|(domain, _)| domains.contains(domain))
+            .collect();
+        for (domain, version) in &needed {
+            if let Some(have) = self.opset(domain).filter(|have| have != version) {
+                let what = format!(
+                    "it uses version {version} of the operators of `{domain}`, the model {have}"
+                );
+                return Err(error(call, &function.name, what));
             }
         }
         let nodes = self.graph.inline_function(node, &function)?;
-        for (domain, version) in &function.opsets {
-            if function.nodes.iter().any(|n| n.domain == *domain) {
-                self.import_opset(domain, *version);
-            }
-        }
+        needed
+            .iter()
+            .for_each(|(domain, version)| self.import_opset(domain, *version));
         Ok(nodes)
     }
 }
@@ -55,139 +59,227 @@ impl Graph {
     /// As `Model::inline_call`, with the function given. The caller sees to it that versions of operators agree.
     ///
     /// # Errors
-    /// `E-ONNX-FUNCTION` if the call has more inputs or outputs than the function.
+    /// As `Model::inline_call`.
     pub fn inline_function(
         &mut self,
         node: NodeId,
         function: &Function,
     ) -> Result<Vec<NodeId>, Error> {
         let call = self.node(node).clone();
-        let error = |what: String| Error::Function {
-            node: call.title(),
-            function: function.name.clone(),
-            what,
-        };
-        if call.inputs.len() > function.inputs.len() || call.outputs.len() > function.outputs.len()
-        {
-            return Err(error(format!(
-                "{} inputs and {} outputs where the function has {} and {}",
+        if self.order.len() + function.nodes.len() > MAX_INLINED {
+            return Err(Error::TooMany {
+                what: "nodes after inlining",
+                limit: MAX_INLINED,
+            });
+        }
+        let (inputs, outputs) = (function.inputs.len(), function.outputs.len());
+        if call.inputs.len() > inputs || call.outputs.len() > outputs {
+            let what = format!(
+                "it gives {} inputs and takes {} outputs where the function has {inputs} and {outputs}",
                 call.inputs.len(),
-                call.outputs.len(),
-                function.inputs.len(),
-                function.outputs.len()
-            )));
-        }
-        let mut names: HashMap<&str, Option<ValueId>> = HashMap::new();
-        for (index, name) in function.inputs.iter().enumerate() {
-            names.insert(name, call.inputs.get(index).copied().flatten());
-        }
-        // What the function makes under the name of an output is the output of the call.
-        let mut made: HashMap<&str, ValueId> = HashMap::new();
-        for (name, value) in function.outputs.iter().zip(&call.outputs) {
-            if let Some(value) = value {
-                made.entry(name).or_insert(*value);
-            }
+                call.outputs.len()
+            );
+            return Err(error(&call, &function.name, what));
         }
         let prefix = if call.name.is_empty() {
             &function.name
         } else {
             &call.name
         };
-        let mut new_nodes = Vec::new();
-        for inner in &function.nodes {
-            let mut inputs = Vec::new();
-            for name in &inner.inputs {
-                inputs.push(match names.get(name.as_str()) {
-                    _ if name.is_empty() => None,
-                    Some(value) => *value,
-                    None => {
-                        return Err(error(format!(
-                            "{} reads `{name}`, which nothing defines",
-                            inner.title()
-                        )));
-                    }
-                });
-            }
-            let mut outputs = Vec::new();
-            for name in &inner.outputs {
-                if name.is_empty() {
-                    outputs.push(None);
-                    continue;
-                }
-                if names.contains_key(name.as_str()) {
-                    return Err(error(format!("{} defines `{name}` again", inner.title())));
-                }
-                let value = match made.get(name.as_str()) {
-                    Some(value) => *value,
-                    None => self.new_value(&format!("{prefix}/{name}")),
-                };
-                names.insert(name, Some(value));
-                outputs.push(Some(value));
-            }
-            let mut attributes = Vec::new();
-            for (name, value) in &inner.attributes {
-                match value {
-                    AttrValue::Ref { name: outer, .. } => {
-                        if let Some(bound) = bind(&call.attributes, function, outer) {
-                            attributes.push((name.clone(), bound.value(self.dir.as_ref())));
-                        }
-                    }
-                    other => attributes.push((name.clone(), other.clone())),
-                }
-            }
-            let inner_name = if inner.name.is_empty() {
-                &inner.op_type
-            } else {
-                &inner.name
-            };
-            new_nodes.push((
-                NewNode {
-                    op_type: inner.op_type.clone(),
-                    domain: inner.domain.clone(),
-                    name: format!("{prefix}/{inner_name}"),
-                    inputs,
-                    outputs,
-                    attributes,
-                    metadata: Vec::new(),
-                },
-                inner.overload.clone(),
-            ));
-        }
-        // Outputs that no node makes under their name: inputs of the function, or the same value again.
-        for (name, value) in function.outputs.iter().zip(&call.outputs) {
-            let Some(value) = *value else { continue };
-            match names.get(name.as_str()).copied() {
-                Some(Some(source)) if source == value => {}
-                Some(Some(source)) => new_nodes.push((
-                    NewNode {
-                        op_type: "Identity".into(),
-                        name: format!("{prefix}/{name}"),
-                        inputs: vec![Some(source)],
-                        outputs: vec![Some(value)],
-                        ..NewNode::default()
-                    },
-                    String::new(),
-                )),
-                _ => return Err(error(format!("nothing defines its output `{name}`"))),
-            }
-        }
+        let mut inliner = Inliner {
+            graph: self,
+            call: &call,
+            function,
+            prefix,
+            names: HashMap::new(),
+        };
+        let nodes = inliner.nodes()?;
+
+        let place = self
+            .order
+            .iter()
+            .position(|id| *id == node)
+            .unwrap_or(self.order.len());
         self.remove_node(node);
-        Ok(new_nodes
+        let ids: Vec<NodeId> = nodes
             .into_iter()
-            .map(|(new, _overload)| self.add_node(new))
-            .collect())
+            .map(|(new, overload)| self.add_call(new, overload))
+            .collect();
+        self.order.truncate(self.order.len() - ids.len());
+        self.order.splice(place..place, ids.iter().copied());
+        Ok(ids)
     }
 }
 
-/// What the attribute `name` of the function is in this call; `None` if it was left out and has no default.
-fn bind(call: &[Attribute], function: &Function, name: &str) -> Option<Attribute> {
-    let given = call.iter().find(|a| a.name == name).cloned();
-    let default = || {
-        function
-            .defaults
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(n, value)| Attribute::new(n, value))
-    };
-    given.or_else(default)
+fn error(call: &Node, function: &str, what: String) -> Error {
+    Error::Function {
+        node: call.title(),
+        function: function.to_owned(),
+        what,
+    }
+}
+
+struct Inliner<'a> {
+    graph: &'a mut Graph,
+    call: &'a Node,
+    function: &'a Function,
+    prefix: &'a str,
+    /// Values by names of the function; `None` for an input that the call leaves out.
+    names: HashMap<&'a str, Option<ValueId>>,
+}
+
+impl<'a> Inliner<'a> {
+    /// The nodes that take the place of the call, each with its overload.
+    fn nodes(&mut self) -> Result<Vec<(NewNode, String)>, Error> {
+        for (index, name) in self.function.inputs.iter().enumerate() {
+            self.names
+                .insert(name, self.call.inputs.get(index).copied().flatten());
+        }
+        // What the function makes under the name of an output is the output of the call.
+        let mut results: HashMap<&str, ValueId> = HashMap::new();
+        for (name, value) in self.function.outputs.iter().zip(&self.call.outputs) {
+            if let Some(value) = value {
+                results.entry(name).or_insert(*value);
+            }
+        }
+        let mut nodes = Vec::new();
+        for inner in &self.function.nodes {
+            nodes.push((self.node(inner, &results)?, inner.overload.clone()));
+        }
+        // Outputs that no node makes: inputs of the function, or a value that is an output already.
+        for (name, value) in self.function.outputs.iter().zip(&self.call.outputs) {
+            let Some(value) = *value else { continue };
+            match self.names.get(name.as_str()) {
+                Some(Some(source)) if *source == value => {}
+                Some(Some(source)) => {
+                    let identity = NewNode {
+                        op_type: "Identity".into(),
+                        name: format!("{}/{name}", self.prefix),
+                        inputs: vec![Some(*source)],
+                        outputs: vec![Some(value)],
+                        ..NewNode::default()
+                    };
+                    nodes.push((identity, String::new()));
+                }
+                _ => return Err(self.error(format!("nothing defines its output `{name}`"))),
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn error(&self, what: String) -> Error {
+        error(self.call, &self.function.name, what)
+    }
+
+    fn node(
+        &mut self,
+        inner: &'a FunctionNode,
+        results: &HashMap<&str, ValueId>,
+    ) -> Result<NewNode, Error> {
+        let mut inputs = Vec::new();
+        for name in &inner.inputs {
+            inputs.push(match self.names.get(name.as_str()) {
+                _ if name.is_empty() => None,
+                Some(value) => *value,
+                None => return Err(self.undefined(inner, name)),
+            });
+        }
+        let mut attributes = Vec::new();
+        for (name, value) in &inner.attributes {
+            if let Some(value) = self.attribute(inner, name, value)? {
+                attributes.push((name.clone(), value));
+            }
+        }
+        let mut outputs = Vec::new();
+        for name in &inner.outputs {
+            if name.is_empty() {
+                outputs.push(None);
+                continue;
+            }
+            if self.names.contains_key(name.as_str()) {
+                return Err(
+                    self.error(format!("its node {} defines `{name}` again", inner.title()))
+                );
+            }
+            let made = results.get(name.as_str()).copied();
+            let value =
+                made.unwrap_or_else(|| self.graph.new_value(&format!("{}/{name}", self.prefix)));
+            self.names.insert(name, Some(value));
+            outputs.push(Some(value));
+        }
+        let name = if inner.name.is_empty() {
+            &inner.op_type
+        } else {
+            &inner.name
+        };
+        Ok(NewNode {
+            op_type: inner.op_type.clone(),
+            domain: inner.domain.clone(),
+            name: format!("{}/{name}", self.prefix),
+            inputs,
+            outputs,
+            attributes,
+            metadata: Vec::new(),
+        })
+    }
+
+    fn undefined(&self, inner: &FunctionNode, name: &str) -> Error {
+        self.error(format!(
+            "nothing before its node {} defines `{name}`",
+            inner.title()
+        ))
+    }
+
+    /// The attribute with references bound; `None` if it refers to one that was left out.
+    fn attribute(
+        &mut self,
+        inner: &FunctionNode,
+        name: &str,
+        value: &AttrValue,
+    ) -> Result<Option<AttrValue>, Error> {
+        let (call, function) = (self.call, self.function);
+        let bind = |outer: &str| {
+            let given = call.raw_attr(outer).cloned();
+            let default = || {
+                function
+                    .defaults
+                    .iter()
+                    .find(|(n, _)| n == outer)
+                    .map(|(n, v)| Attribute::new(n, v))
+            };
+            given.or_else(default)
+        };
+        match value {
+            AttrValue::Ref { name: outer, .. } => {
+                Ok(bind(outer).map(|bound| bound.value(call.dir.as_ref())))
+            }
+            AttrValue::Opaque(raw) if !raw.0.graphs.is_empty() => {
+                for body in &raw.0.graphs {
+                    for free in Scope::read(body, 1)?.free {
+                        if !self.names.contains_key(free.as_str()) {
+                            return Err(self.undefined(inner, &free));
+                        }
+                    }
+                }
+                let value_name = |v: &Option<ValueId>| {
+                    v.map(|v| self.graph.value(v).name.clone())
+                        .unwrap_or_default()
+                };
+                let names: Names = self
+                    .names
+                    .iter()
+                    .map(|(name, v)| ((*name).to_owned(), value_name(v)))
+                    .collect();
+                let mut rewriter = Rewriter {
+                    graph: self.graph,
+                    prefix: self.prefix,
+                    bind: &bind,
+                };
+                let rewritten = rewriter.attribute(&raw.0, &names)?;
+                Ok(rewritten
+                    .map(|attribute| AttrValue::Opaque(RawAttribute(attribute.renamed(name)))))
+            }
+            other => Ok(Some(other.clone())),
+        }
+    }
 }

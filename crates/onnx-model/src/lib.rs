@@ -1,6 +1,7 @@
 //! ONNX files: lossless reading and writing, graph arena, verifier, text form.
 
 mod attr;
+mod census;
 mod dtype;
 mod edit;
 mod error;
@@ -14,6 +15,7 @@ mod model;
 mod node;
 mod order;
 mod read;
+mod rewrite;
 mod save;
 mod scope;
 mod tensor;

@@ -3,17 +3,21 @@
 //! Invariant: the fields of the file are kept in order with the bytes that encode them. Writing gives back those
 //! bytes, except where an edit replaced a field, so a model that was not edited is written as it was read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::attr::AttrValue;
+use crate::census::Census;
 use crate::error::Error;
 use crate::external::map_file;
-use crate::function::{Function, encode_opset, read_opset};
+use crate::function::{self, Function, encode_opset, read_opset};
 use crate::graph::Graph;
-use crate::limits::{MAX_FIELDS, MAX_FILE};
+use crate::limits::MAX_FILE;
 use crate::node::normal_domain;
+use crate::order::topological;
 use crate::wire::{Content, Span, put_bytes, put_entry, put_int, read_entry};
 
 const IR_VERSION: u32 = 1;
@@ -85,32 +89,32 @@ impl Model {
             functions: Vec::new(),
             dir: dir.clone(),
         };
-        let mut graphs = Vec::new();
+        let (mut graphs, mut census) = (Vec::new(), Census::default());
         for field in Span::new(bytes).fields() {
             let field = match field {
                 Ok(field) => field,
-                Err(error) if graphs.is_empty() && model.opsets.is_empty() => {
+                // Every model that a program wrote starts with its version.
+                Err(error) if model.ir_version == 0 => {
                     return Err(Error::NotOnnx {
                         reason: format!("its bytes are no model ({error})"),
                     });
                 }
                 Err(error) => return Err(error),
             };
-            if model.fields.len() >= MAX_FIELDS {
-                return Err(Error::TooMany {
-                    what: "fields in the file",
-                    limit: MAX_FIELDS,
-                });
-            }
+            census.model_field()?;
             let mut number = field.number;
             match (field.number, &field.content) {
                 (IR_VERSION, Content::Varint(version)) => model.ir_version = *version as i64,
-                (GRAPH, Content::Len(graph)) => graphs.push(graph.clone()),
+                (GRAPH, Content::Len(graph)) => {
+                    census.graph(graph, 0)?;
+                    graphs.push(graph.clone());
+                }
                 (OPSET, Content::Len(opset)) => model.opsets.push(read_opset(opset)?),
                 (METADATA, Content::Len(entry)) => model.metadata.push(read_entry(entry)?),
-                (FUNCTION, Content::Len(function)) => model
-                    .functions
-                    .push(Function::read(function, dir.as_ref())?),
+                (FUNCTION, Content::Len(message)) => {
+                    census.nodes(message, function::NODE, 0)?;
+                    model.functions.push(Function::read(message, dir.as_ref())?);
+                }
                 // Not touched by edits, be it a known number with another wire type.
                 _ => number = 0,
             }
@@ -125,7 +129,35 @@ impl Model {
             });
         }
         model.graph = Graph::read(&graphs, dir, model.ir_version)?;
+        model.check_recursion()?;
         Ok(model)
+    }
+
+    /// A function must not call itself, not through others either.
+    fn check_recursion(&self) -> Result<(), Error> {
+        let key =
+            |domain: &str, name: &str, overload: &str| [domain, name, overload].map(str::to_owned);
+        let all = self.functions.iter().enumerate();
+        let by_key: HashMap<_, _> = all
+            .map(|(i, f)| (key(&f.domain, &f.name, &f.overload), i))
+            .collect();
+        let callees = |i: usize| {
+            let nodes = self.functions[i].nodes.iter();
+            nodes
+                .filter_map(|n| {
+                    by_key
+                        .get(&key(&n.domain, &n.op_type, &n.overload))
+                        .copied()
+                })
+                .collect()
+        };
+        let count = self.functions.len();
+        let on_cycle = |i: usize| Error::Cycle {
+            node: format!("function {}", self.functions[i].name),
+        };
+        topological(count, 0..count, callees)
+            .map(drop)
+            .map_err(on_cycle)
     }
 
     /// An empty model, for tests and generators.
@@ -174,6 +206,7 @@ impl Model {
         if self.ir_version < 4 && v >= 4 {
             self.graph.drop_constant_inputs();
         }
+        self.graph.inputs_are_constants = v < 4;
         self.ir_version = v;
         let mut whole = Vec::new();
         put_int(&mut whole, IR_VERSION, v);
@@ -278,13 +311,21 @@ impl Model {
         self.dir.as_deref()
     }
 
-    /// Files with external data of the main graph's initializers: location as the model gives it, sorted, each once.
-    /// A model that is saved goes on naming them relative to where it is.
+    /// Files with external data of the main graph: locations as the model gives them, sorted, each once. A model that
+    /// is saved goes on naming them relative to where it is then.
     pub fn external_files(&self) -> Vec<PathBuf> {
-        let tensors = self
+        let initializers = self
             .graph
             .value_ids()
             .filter_map(|v| self.graph.initializer(v));
+        let attributes = self
+            .graph
+            .node_ids()
+            .flat_map(|id| self.graph.node(id).attributes());
+        let tensors = initializers.chain(attributes.filter_map(|(_, value)| match value {
+            AttrValue::Tensor(tensor) => Some(tensor),
+            _ => None,
+        }));
         let mut files: Vec<PathBuf> = tensors
             .filter_map(|t| t.external().map(|e| PathBuf::from(&e.location)))
             .collect();

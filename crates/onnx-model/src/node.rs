@@ -74,7 +74,7 @@ pub struct NewNode {
 
 impl NewNode {
     /// The message without inputs and outputs, which the node has as edits.
-    pub(crate) fn encode(&self, name: &str) -> Bytes {
+    pub(crate) fn encode(&self, name: &str, overload: &str) -> Bytes {
         let mut out = Vec::new();
         put_text(&mut out, NAME, name);
         put_text(&mut out, OP_TYPE, &self.op_type);
@@ -86,6 +86,7 @@ impl NewNode {
             );
         }
         put_text(&mut out, DOMAIN, &self.domain);
+        put_text(&mut out, OVERLOAD, overload);
         self.metadata
             .iter()
             .for_each(|(key, value)| put_entry(&mut out, METADATA, key, value));
@@ -259,7 +260,7 @@ impl Node {
                     value.map(&value_name).unwrap_or_default().as_bytes(),
                 );
             }
-            Bytes::from(out)
+            Pieces::from(Bytes::from(out))
         };
         // Each edited part is written where the first field of the part was; what had none, in front.
         let mut parts = Vec::new();
@@ -272,14 +273,14 @@ impl Node {
         if self.edited.name {
             let mut out = Vec::new();
             put_text(&mut out, NAME, &self.name);
-            parts.push((NAME, out.into()));
+            parts.push((NAME, Pieces::from(Bytes::from(out))));
         }
         if self.edited.attributes {
-            let mut out = Vec::new();
-            self.attributes
-                .iter()
-                .for_each(|a| put_bytes(&mut out, ATTRIBUTE, &a.message.bytes));
-            parts.push((ATTRIBUTE, out.into()));
+            let mut out = Pieces::default();
+            for attribute in &self.attributes {
+                out.push_message(ATTRIBUTE, Pieces::from(attribute.message.bytes.clone()));
+            }
+            parts.push((ATTRIBUTE, out));
         }
         let mut body = Pieces::default();
         let mut written = vec![false; parts.len()];
@@ -293,7 +294,7 @@ impl Node {
                 Some(part) if written[part] => {}
                 Some(part) => {
                     written[part] = true;
-                    body.push(parts[part].1.clone());
+                    body.append(parts[part].1.clone());
                 }
             }
         }
@@ -303,7 +304,7 @@ impl Node {
             .zip(written)
             .filter(|(_, written)| !written)
         {
-            message.push(part);
+            message.append(part);
         }
         message.append(body);
         let mut out = Pieces::default();

@@ -14,44 +14,19 @@ impl Graph {
 
     /// The nodes in an order in which each follows what it reads, and else as they are.
     pub(crate) fn topological_order(&self) -> Result<Vec<NodeId>, Error> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum State {
-            New,
-            Open,
-            Done,
-        }
-        let mut state = vec![State::New; self.nodes.len()];
-        let mut out = Vec::with_capacity(self.order.len());
-        let mut stack: Vec<(NodeId, Vec<NodeId>, usize)> = Vec::new();
-        for &root in &self.order {
-            if state[root.0 as usize] == State::New {
-                state[root.0 as usize] = State::Open;
-                stack.push((root, self.producers(root), 0));
-            }
-            while let Some((node, producers, next)) = stack.last_mut() {
-                let Some(&producer) = producers.get(*next) else {
-                    state[node.0 as usize] = State::Done;
-                    out.push(*node);
-                    stack.pop();
-                    continue;
-                };
-                *next += 1;
-                match state[producer.0 as usize] {
-                    State::Done => {}
-                    State::Open => {
-                        return Err(Error::Cycle {
-                            node: self.node(producer).title(),
-                        });
-                    }
-                    State::New => {
-                        state[producer.0 as usize] = State::Open;
-                        let producers = self.producers(producer);
-                        stack.push((producer, producers, 0));
-                    }
-                }
-            }
-        }
-        Ok(out)
+        let producers = |index: usize| {
+            let producers = self.producers(NodeId(index as u32));
+            producers.iter().map(|id| id.0 as usize).collect()
+        };
+        let roots = self.order.iter().map(|id| id.0 as usize);
+        let on_cycle = |index| Error::Cycle {
+            node: self.node(NodeId(index as u32)).title(),
+        };
+        let sorted = topological(self.nodes.len(), roots, producers).map_err(on_cycle)?;
+        Ok(sorted
+            .into_iter()
+            .map(|index| NodeId(index as u32))
+            .collect())
     }
 
     /// Puts every node behind what it reads (captures of subgraphs included). Stable: a node moves only as far as it
@@ -115,4 +90,46 @@ impl Graph {
             .retain(|(id, _)| id.is_none_or(|id| values[id.0 as usize].exists()));
         self.edited |= gone || before != self.value_info_fields.len();
     }
+}
+
+/// What is reachable from `roots` among `count` things, each behind what it needs, and else in the order of `roots`.
+/// An error is a thing that needs itself. Without recursion: chains may be as long as the model.
+pub(crate) fn topological(
+    count: usize,
+    roots: impl Iterator<Item = usize>,
+    needs: impl Fn(usize) -> Vec<usize>,
+) -> Result<Vec<usize>, usize> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        New,
+        Open,
+        Done,
+    }
+    let mut state = vec![State::New; count];
+    let mut out = Vec::with_capacity(count);
+    let mut stack: Vec<(usize, std::vec::IntoIter<usize>)> = Vec::new();
+    for root in roots {
+        if state[root] == State::New {
+            state[root] = State::Open;
+            stack.push((root, needs(root).into_iter()));
+        }
+        while let Some((thing, needed)) = stack.last_mut() {
+            match needed.next() {
+                None => {
+                    state[*thing] = State::Done;
+                    out.push(*thing);
+                    stack.pop();
+                }
+                Some(next) => match state[next] {
+                    State::Done => {}
+                    State::Open => return Err(next),
+                    State::New => {
+                        state[next] = State::Open;
+                        stack.push((next, needs(next).into_iter()));
+                    }
+                },
+            }
+        }
+    }
+    Ok(out)
 }

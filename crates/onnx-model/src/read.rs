@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::graph::{Graph, Initializer, Kind, List, NodeId, Slot, Value, ValueId};
 use crate::info::{Dimension, ValueInfo};
-use crate::limits::MAX_FIELDS;
 use crate::node::{Edited, Node, ReadNode};
 use crate::scope::{self, Scope};
 use crate::tensor::{Tensor, tensor_name};
@@ -34,12 +33,6 @@ impl Graph {
         for field in graphs.iter().flat_map(Span::fields) {
             let field = field?;
             let whole = field.whole.bytes.clone();
-            if graph.layout.len() >= MAX_FIELDS {
-                return Err(Error::TooMany {
-                    what: "fields in the graph",
-                    limit: MAX_FIELDS,
-                });
-            }
             let Content::Len(message) = &field.content else {
                 graph.layout.push(Slot::Raw(whole));
                 continue;

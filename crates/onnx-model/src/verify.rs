@@ -16,7 +16,6 @@
 
 use std::collections::HashSet;
 
-use crate::attr::AttrValue;
 use crate::function::Function;
 use crate::graph::{Graph, Initializer};
 use crate::model::Model;
@@ -253,14 +252,7 @@ fn verify_function(function: &Function, report: &mut Report) {
     }
     for node in &function.nodes {
         let subject = format!("{subject}, node {}", node.title());
-        let bodies = node.attributes.iter().filter_map(|(_, value)| match value {
-            AttrValue::Opaque(raw) => Some(raw.0.graphs.iter()),
-            _ => None,
-        });
-        let scopes: Vec<Scope> = bodies
-            .flatten()
-            .filter_map(|body| Scope::read(body, 1).ok())
-            .collect();
+        let scopes = node.scopes().unwrap_or_default();
         for name in node
             .inputs
             .iter()
