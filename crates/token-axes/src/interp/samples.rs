@@ -1,0 +1,317 @@
+//! The samples: sizes for the symbols of a graph's inputs.
+//!
+//! Every symbol gets its own primes, none of which is a number of the model, so that a size in the graph tells where it comes
+//! from. Symbols that turn out to be equal are merged and the graph is evaluated again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onnx_model::{DataType, Dimension, Model};
+
+use super::evaluate;
+use super::facts::{Facts, SizeConflict};
+
+/// How many samples there are.
+const SAMPLES: usize = 4;
+
+/// What the elements of the graph inputs are assumed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// 1 everywhere.
+    Ones,
+    /// 0 everywhere.
+    Zeros,
+    /// 1, but 0 in the last third of the last axis.
+    RightPadded,
+}
+
+/// One assignment of sizes to the symbols of the graph inputs and contents to the inputs.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The size of every symbol. A dimension without a name has the symbol `input:axis`.
+    pub dims: BTreeMap<String, i64>,
+    /// The content of the graph inputs.
+    pub fill: Fill,
+    /// Symbols that may turn out to be numbers: channels and widths, never batch or tokens.
+    pub features: BTreeSet<String>,
+}
+
+impl Sample {
+    pub(super) fn may_be_number(&self, symbol: &str) -> bool {
+        self.features.contains(symbol)
+    }
+}
+
+/// The facts of a graph at all samples.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The samples, four of them.
+    pub samples: Vec<Sample>,
+    /// The facts at each sample.
+    pub facts: Vec<Facts>,
+    /// For every symbol of the inputs the symbol that stands for all equal to it; for most it is itself.
+    pub symbols: BTreeMap<String, String>,
+    /// Symbols that stand for a number, although they are declared dynamic.
+    pub numbers: BTreeMap<String, i64>,
+}
+
+/// The size of an input's dimension, or its symbol.
+pub(super) fn symbol_of(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
+    match dim {
+        Dimension::Value(size) if *size >= 0 => Ok(*size),
+        Dimension::Param(name) if !name.is_empty() => Err(name.clone()),
+        _ => Err(format!("{input}:{axis}")),
+    }
+}
+
+/// What a symbol is used for; decides which sizes it gets. In the order of preference when symbols of two kinds are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Batch,
+    Token,
+    /// Height or width of an image.
+    Image,
+    /// Samples or frames of audio.
+    Long,
+}
+
+/// A symbol of the graph inputs.
+#[derive(Clone, Debug)]
+struct Symbol {
+    name: String,
+    role: Role,
+    feature: bool,
+}
+
+/// The symbols of the graph inputs, in order of first use.
+fn symbols(model: &Model) -> Vec<Symbol> {
+    let graph = &model.graph;
+    let mut found: Vec<Symbol> = Vec::new();
+    for &v in graph.inputs() {
+        if graph.is_initializer(v) {
+            continue;
+        }
+        let value = graph.value(v);
+        let Some(info) = value.info() else { continue };
+        let Some(dims) = info.dims.as_deref() else {
+            continue;
+        };
+        let float = matches!(
+            info.dtype,
+            Some(DataType::Float | DataType::Float16 | DataType::Double | DataType::Bfloat16)
+        );
+        for (axis, d) in dims.iter().enumerate() {
+            let Err(name) = symbol_of(&value.name, axis, d) else {
+                continue;
+            };
+            let role = match (axis, dims.len()) {
+                (0, _) => Role::Batch,
+                (2 | 3, 4) if float => Role::Image,
+                (a, 2 | 3) if float && a + 1 == dims.len() => Role::Long,
+                _ => Role::Token,
+            };
+            let feature = float && axis > 0 && dims.len() >= 3;
+            match found.iter_mut().find(|s| s.name == name) {
+                Some(s) => {
+                    s.role = s.role.min(role);
+                    s.feature &= feature;
+                }
+                None => found.push(Symbol {
+                    name,
+                    role,
+                    feature,
+                }),
+            }
+        }
+    }
+    found
+}
+
+/// Numbers that occur in the model as sizes: no symbol gets one of them.
+fn numbers_in(model: &Model) -> BTreeSet<i64> {
+    let graph = &model.graph;
+    let mut numbers = BTreeSet::new();
+    for v in graph.value_ids() {
+        let declared = graph
+            .value(v)
+            .info()
+            .and_then(|i| i.dims.as_deref())
+            .unwrap_or_default();
+        numbers.extend(declared.iter().filter_map(|d| {
+            if let Dimension::Value(size) = d {
+                Some(*size)
+            } else {
+                None
+            }
+        }));
+        if let Some(tensor) = graph.tensor(v) {
+            numbers.extend(tensor.dims());
+            if tensor.len().is_some_and(|n| n <= 16) && tensor.dtype() == DataType::Int64 {
+                // Indices and axes are small; sizes that are small are dimensions of some tensor as well.
+                numbers.extend(
+                    tensor
+                        .to_i64s()
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter(|&x| x >= 8),
+                );
+            }
+        }
+    }
+    numbers
+}
+
+/// Hands out primes, each once.
+struct Primes {
+    avoid: BTreeSet<i64>,
+}
+
+impl Primes {
+    /// The first free prime from `from` on.
+    fn next(&mut self, from: i64) -> i64 {
+        let is_prime = |n: i64| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let prime = (from..)
+            .find(|&n| is_prime(n) && !self.avoid.contains(&n))
+            .unwrap_or(from);
+        self.avoid.insert(prime);
+        prime
+    }
+
+    /// Sizes at all samples.
+    fn sizes(&mut self, role: Role) -> [i64; SAMPLES] {
+        std::array::from_fn(|i| match role {
+            Role::Batch => self.next(2),
+            Role::Token => self.next(11),
+            // A multiple of any usual patch size; 5 and up, so that no window is larger than the image.
+            Role::Image => 32 * self.next(5),
+            // Far enough apart to differ after subsampling.
+            Role::Long => self.next(4000 + 1280 * i as i64),
+        })
+    }
+}
+
+/// Symbols that are equal, and those that are numbers.
+#[derive(Default)]
+struct Merged {
+    parent: BTreeMap<String, String>,
+    numbers: BTreeMap<String, i64>,
+}
+
+impl Merged {
+    fn root<'a>(&'a self, symbol: &'a str) -> &'a str {
+        let mut at = symbol;
+        while let Some(next) = self.parent.get(at) {
+            at = next;
+        }
+        at
+    }
+
+    fn note(&mut self, conflict: &SizeConflict) {
+        let (a, b) = (
+            self.root(&conflict.a).to_owned(),
+            self.root(&conflict.b).to_owned(),
+        );
+        if let Ok(number) = conflict.b.parse() {
+            self.numbers.insert(a, number);
+        } else if a != b {
+            self.parent.insert(b, a);
+        }
+    }
+}
+
+/// The samples for these symbols.
+fn samples(model: &Model, symbols: &[Symbol], merged: &Merged) -> Vec<Sample> {
+    let mut roles: Vec<(&str, Role)> = Vec::new();
+    for s in symbols {
+        let root = merged.root(&s.name);
+        match roles.iter_mut().find(|(name, _)| *name == root) {
+            Some((_, role)) => *role = (*role).min(s.role),
+            None => roles.push((root, s.role)),
+        }
+    }
+    let mut primes = Primes {
+        avoid: numbers_in(model),
+    };
+    let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
+    // Batches first: they get the smallest.
+    for wanted in [Role::Batch, Role::Token, Role::Image, Role::Long] {
+        for (name, _) in roles.iter().filter(|(_, role)| *role == wanted) {
+            let fixed = merged.numbers.get(*name).map(|&n| [n; SAMPLES]);
+            sizes.insert(name, fixed.unwrap_or_else(|| primes.sizes(wanted)));
+        }
+    }
+    let size = |s: &Symbol, i: usize| {
+        sizes
+            .get(merged.root(&s.name))
+            .and_then(|all| all.get(i))
+            .copied()
+    };
+    [Fill::Ones, Fill::Ones, Fill::Zeros, Fill::RightPadded]
+        .into_iter()
+        .enumerate()
+        .map(|(i, fill)| Sample {
+            dims: symbols
+                .iter()
+                .filter_map(|s| Some((s.name.clone(), size(s, i)?)))
+                .collect(),
+            fill,
+            features: symbols
+                .iter()
+                .filter(|s| s.feature)
+                .map(|s| s.name.clone())
+                .collect(),
+        })
+        .collect()
+}
+
+/// The facts at four samples, see [`explore`].
+pub fn evaluate_samples(model: &Model) -> Vec<Facts> {
+    explore(model).facts
+}
+
+/// Evaluates the graph at four samples, merging symbols until no two that are equal have different sizes.
+pub fn explore(model: &Model) -> Evaluation {
+    let symbols = symbols(model);
+    let mut merged = Merged::default();
+    let mut ignored = BTreeSet::new();
+    loop {
+        let samples = samples(model, &symbols, &merged);
+        let mut facts = Vec::new();
+        let mut conflicts: Vec<SizeConflict> = Vec::new();
+        for sample in &samples {
+            match evaluate::run(model, sample, &ignored) {
+                Ok(found) => facts.push(found),
+                Err(conflict) => conflicts.push(conflict),
+            }
+        }
+        let Some(first) = conflicts.first().cloned() else {
+            settle_baked(&mut facts);
+            let root = |s: &Symbol| (s.name.clone(), merged.root(&s.name).to_owned());
+            return Evaluation {
+                facts,
+                samples,
+                symbols: symbols.iter().map(root).collect(),
+                numbers: merged.numbers,
+            };
+        };
+        if conflicts.len() == SAMPLES && conflicts.iter().all(|c| *c == first) {
+            merged.note(&first);
+        } else {
+            // A coincidence of sizes at some sample. Each is ignored once, so this ends.
+            ignored.extend(conflicts);
+        }
+    }
+}
+
+/// Keeps those sizes inside the graph that are the same number at every sample where they show.
+fn settle_baked(facts: &mut [Facts]) {
+    let all: Vec<_> = facts.iter().flat_map(|f| f.baked.iter().cloned()).collect();
+    for f in facts {
+        f.baked.retain(|b| {
+            let same_place: Vec<_> = all
+                .iter()
+                .filter(|o| o.node == b.node && o.symbol == b.symbol)
+                .collect();
+            same_place.len() > 1 && same_place.iter().all(|o| o.literal == b.literal)
+        });
+    }
+}
