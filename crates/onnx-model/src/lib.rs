@@ -18,6 +18,7 @@ mod read;
 mod rewrite;
 mod save;
 mod scope;
+mod subgraph;
 mod tensor;
 mod text;
 mod verify;

@@ -1,13 +1,13 @@
 //! The walk over a graph.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_model::{Dimension, Graph, Model, Node, NodeId, ValueId};
 
 use super::dispatch;
 use super::facts::{Baked, Facts, Mismatch, SizeConflict, Unknown};
-use super::op::{Fail, Op, Out, because, small};
+use super::op::{Fail, Op, because, small};
 use super::samples::{Fill, Sample, symbol_of};
 use super::value::{Content, Kind, Value};
 
@@ -30,56 +30,91 @@ pub(super) fn run(
     for (symbol, size) in &sample.dims {
         sizes.entry(*size).or_insert(symbol.as_str());
     }
+    let graph = &model.graph;
+    let nothing = Value::default();
     let walk = Walk {
-        graph: &model.graph,
+        graph,
         model,
         sample,
-        sizes,
+        sizes: &sizes,
         ignored,
-        nothing: Value::default(),
+        nothing: &nothing,
     };
     let mut facts = Facts::default();
-    for v in model.graph.value_ids() {
-        let is_input = model.graph.is_input(v);
-        if let Some(tensor) = model
-            .graph
-            .tensor(v)
-            .filter(|_| !is_input || model.graph.is_initializer(v))
-        {
-            facts.values.insert(v, Value::of_tensor(tensor));
-        } else if is_input {
-            walk.input(v, &mut facts);
-        }
+    for &v in graph.inputs() {
+        walk.input(v, &mut facts);
     }
-    for id in model.graph.node_ids() {
-        walk.node(id, &mut facts)?;
-    }
+    walk.all(&mut facts)?;
     Ok(facts)
 }
 
-struct Walk<'a> {
-    graph: &'a Graph,
+/// A graph that is being evaluated, and at what.
+pub(super) struct Walk<'a> {
+    pub(super) graph: &'a Graph,
     model: &'a Model,
     sample: &'a Sample,
     /// The symbol that has a size.
-    sizes: BTreeMap<i64, &'a str>,
+    sizes: &'a BTreeMap<i64, &'a str>,
     ignored: &'a BTreeSet<SizeConflict>,
     /// What is known of a value that nothing has made so far.
-    nothing: Value,
+    nothing: &'a Value,
+}
+
+/// What a node is found to make.
+pub(super) struct Made {
+    /// One per output.
+    pub(super) values: Vec<Value>,
+    /// Why a shape is missing, if one is.
+    pub(super) unknown: Unknown,
 }
 
 impl Walk<'_> {
+    /// Evaluates everything but the inputs, which are in `facts`.
+    pub(super) fn all(&self, facts: &mut Facts) -> Result<(), SizeConflict> {
+        for v in self.graph.value_ids() {
+            if let Some(tensor) = self.graph.tensor(v) {
+                facts.values.insert(v, Value::of_tensor(tensor));
+            }
+        }
+        for id in self.graph.node_ids() {
+            let node = self.graph.node(id);
+            // Constants are there already.
+            if node
+                .outputs
+                .iter()
+                .flatten()
+                .all(|v| facts.values.contains_key(v))
+            {
+                continue;
+            }
+            let made = if node.has_subgraph() {
+                self.control(id, facts)?
+            } else {
+                self.node(id, facts)?
+            };
+            for (v, value) in node.outputs.iter().zip(made.values) {
+                if let Some(v) = *v {
+                    self.store(v, value, &made.unknown, facts);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a subgraph.
+    pub(super) fn within<'b>(&'b self, graph: &'b Graph) -> Walk<'b> {
+        Walk { graph, ..*self }
+    }
+
     /// A graph input: its declared shape at the sample's sizes, and the assumed content.
     fn input(&self, v: ValueId, facts: &mut Facts) {
         if let Some(default) = self.graph.initializer(v) {
-            facts.values.insert(
-                v,
-                Value {
-                    assumed_content: true,
-                    constant: false,
-                    ..Value::of_tensor(default)
-                },
-            );
+            let value = Value {
+                assumed_content: true,
+                constant: false,
+                ..Value::of_tensor(default)
+            };
+            facts.values.insert(v, value);
             return;
         }
         let value = self.graph.value(v);
@@ -89,33 +124,31 @@ impl Walk<'_> {
             Ok(size) => Some(size),
             Err(symbol) => self.sample.dims.get(&symbol).copied(),
         };
-        let shape: Option<Vec<i64>> =
-            dims.and_then(|dims| dims.iter().enumerate().map(sized).collect());
+        let shape = dims.and_then(|dims| dims.iter().enumerate().map(sized).collect());
         let mut found = Value {
             dtype: info.and_then(|i| i.dtype),
             shape,
             ..Value::default()
         };
-        match (&found.shape, found.dtype) {
-            (Some(shape), Some(dtype)) => {
-                let content = small(shape)
-                    .then(|| self.fill(shape))
-                    .and_then(|f| f.cast(dtype));
-                found.set_content(content.filter(|_| Kind::of(dtype).is_some()));
-                found.assumed_content = true;
-            }
-            (Some(_), None) => {}
-            (None, _) => {
-                let reason = "the graph input declares no shape".to_owned();
-                facts.unknown.insert(
-                    v,
-                    Unknown {
-                        node: None,
-                        reason,
-                        from: None,
-                    },
-                );
-            }
+        if let Some(shape) = &found.shape {
+            let fill = if small(shape) {
+                Some(self.fill(shape))
+            } else {
+                None
+            };
+            found.set_content(fill.zip(found.dtype).and_then(|(f, dtype)| f.cast(dtype)));
+            found.assumed_content = true;
+        } else {
+            let reason =
+                "the graph input declares no shape, or one of a size that is not given".to_owned();
+            facts.unknown.insert(
+                v,
+                Unknown {
+                    node: None,
+                    reason,
+                    from: None,
+                },
+            );
         }
         facts.values.insert(v, found);
     }
@@ -132,79 +165,82 @@ impl Walk<'_> {
         })
     }
 
-    fn node(&self, id: NodeId, facts: &mut Facts) -> Result<(), SizeConflict> {
+    /// Applies an operator's rule.
+    fn node(&self, id: NodeId, facts: &mut Facts) -> Result<Made, SizeConflict> {
         let node = self.graph.node(id);
-        // Constants are there already.
-        if node
-            .outputs
-            .iter()
-            .flatten()
-            .all(|v| facts.values.contains_key(v))
-        {
-            return Ok(());
-        }
-        let given = |v: ValueId| facts.values.get(&v).unwrap_or(&self.nothing);
+        let given = |v: ValueId| facts.values.get(&v).unwrap_or(self.nothing);
         let op = Op {
             node,
             opset: self.model.opset(&node.domain).unwrap_or(1),
             inputs: node.inputs.iter().map(|v| v.map(given)).collect(),
             read_assumed_content: Cell::new(false),
             read_assumed_shape: Cell::new(false),
+            likely_same: RefCell::new(Vec::new()),
         };
         let rule = dispatch::rule(&node.domain, &node.op_type);
-        let outcome = rule.map_or_else(|| because(unknown_operator(node)), |(rule, _)| rule(&op));
-        let dtypes = rule.map_or(&[][..], |(_, types)| types);
-        let dtype_of = |i: usize| dtypes.get(i).or(dtypes.last()).and_then(|t| t.resolve(&op));
-        let dtypes: Vec<_> = (0..node.outputs.len()).map(dtype_of).collect();
-        let shapes_assumed =
-            op.read_assumed_shape.get() || op.inputs.iter().flatten().any(|v| v.assumed_shape);
-        let contents_assumed = op.read_assumed_content.get() || shapes_assumed;
-        let constant = node.captures().is_empty() && op.inputs.iter().flatten().all(|v| v.constant);
-
-        let (mut outs, unknown) = match outcome {
-            Ok(outs) => {
-                let reason = "the operator's rule does not give this output".to_owned();
-                (
-                    outs,
-                    Unknown {
-                        node: Some(id),
-                        reason,
-                        from: None,
-                    },
-                )
-            }
-            Err(fail) => (Vec::new(), self.explain(id, fail, facts)?),
+        let outcome = match rule {
+            Some((rule, _)) => rule(&op),
+            None => because(unknown_operator(node)),
         };
-        outs.resize_with(node.outputs.len(), Out::default);
-        for ((v, out), dtype) in node.outputs.iter().zip(outs).zip(dtypes) {
-            let Some(v) = *v else { continue };
-            let declared = self.graph.value(v).info();
-            let dtype = dtype.or_else(|| declared?.dtype);
+        let types = rule.map_or(&[][..], |(_, types)| types);
+        let assumed_shape =
+            op.read_assumed_shape.get() || op.inputs.iter().flatten().any(|v| v.assumed_shape);
+        let assumed_content = op.read_assumed_content.get() || assumed_shape;
+        let constant = op.inputs.iter().flatten().all(|v| v.constant);
+        for &(a, b) in op.likely_same.borrow().iter() {
+            if let Some(conflict) = self.two_symbols(a, b) {
+                return Err(conflict);
+            }
+        }
+        let (mut outs, fail) = match outcome {
+            Ok(outs) => (outs, None),
+            Err(fail) => (Vec::new(), Some(fail)),
+        };
+        outs.resize_with(node.outputs.len(), Default::default);
+        let mut values = Vec::new();
+        for (i, out) in outs.into_iter().enumerate() {
+            let dtype = types.get(i).or(types.last()).and_then(|t| t.resolve(&op));
             let mut value = Value {
                 dtype,
+                shape: out.shape,
                 constant,
-                assumed_shape: shapes_assumed,
+                assumed_shape,
                 ..Value::default()
             };
-            let sizes = declared.and_then(|d| d.dims.as_deref()).unwrap_or_default();
-            match out.shape {
-                Some(shape) => {
-                    compare(v, sizes, &shape, facts);
-                    value.shape = Some(shape);
-                    value.set_content(
-                        out.content
-                            .filter(|c| dtype.is_some_and(|t| c.kind() == Kind::of(t))),
-                    );
-                    value.assumed_content = contents_assumed && value.content().is_some();
-                }
-                None => {
-                    facts.unknown.insert(v, unknown.clone());
-                    value.shape = self.declared(sizes);
+            value.set_content(
+                out.content
+                    .filter(|c| dtype.and_then(Kind::of) == Some(c.kind())),
+            );
+            value.assumed_content = assumed_content && value.content().is_some();
+            values.push(value);
+        }
+        let unknown = match fail {
+            Some(fail) => self.explain(id, fail, facts)?,
+            None => {
+                let reason = "the operator's rule does not give this output".to_owned();
+                Unknown {
+                    node: Some(id),
+                    reason,
+                    from: None,
                 }
             }
-            facts.values.insert(v, value);
+        };
+        Ok(Made { values, unknown })
+    }
+
+    /// Stores an output: what was found of it, else what the file declares.
+    fn store(&self, v: ValueId, mut value: Value, unknown: &Unknown, facts: &mut Facts) {
+        let declared = self.graph.value(v).info();
+        let dims = declared.and_then(|d| d.dims.as_deref()).unwrap_or_default();
+        value.dtype = value.dtype.or_else(|| declared?.dtype);
+        match &value.shape {
+            Some(shape) => compare(v, dims, shape, facts),
+            None => {
+                facts.unknown.insert(v, unknown.clone());
+                value.shape = self.declared(dims);
+            }
         }
-        Ok(())
+        facts.values.insert(v, value);
     }
 
     /// A declared shape at this sample's sizes, if they are all known. No axes: exporters write that for values whose
@@ -222,41 +258,46 @@ impl Walk<'_> {
         }
     }
 
+    /// The conflict of two different symbols' sizes.
+    fn two_symbols(&self, a: i64, b: i64) -> Option<SizeConflict> {
+        let (a, b) = (self.sizes.get(&a)?, self.sizes.get(&b)?);
+        let conflict = SizeConflict {
+            a: (*a).to_owned(),
+            b: (*b).to_owned(),
+        };
+        (a != b && !self.ignored.contains(&conflict)).then_some(conflict)
+    }
+
     /// The reason that a failed rule gives.
     fn explain(&self, id: NodeId, fail: Fail, facts: &mut Facts) -> Result<Unknown, SizeConflict> {
         let node = Some(id);
         let (a, b, fixed) = match fail {
             Fail::Because { reason, input } => {
-                let from = input.and_then(|i| self.graph.node(id).inputs.get(i).copied().flatten());
+                let inputs = &self.graph.node(id).inputs;
+                let from = input.and_then(|i| inputs.get(i).copied().flatten());
                 return Ok(Unknown { node, reason, from });
             }
             Fail::Differ { a, b, fixed } => (a, b, fixed),
         };
-        let (symbol, literal) = match (self.sizes.get(&a), self.sizes.get(&b)) {
-            (Some(x), Some(y)) => {
-                let conflict = SizeConflict {
-                    a: (*x).to_owned(),
-                    b: (*y).to_owned(),
-                };
-                if x != y && !self.ignored.contains(&conflict) {
-                    return Err(conflict);
-                }
-                (None, 0)
-            }
-            (Some(x), None) => (Some(*x), b),
-            (None, Some(y)) => (Some(*y), a),
-            (None, None) => (None, 0),
-        };
+        if let Some(conflict) = self.two_symbols(a, b) {
+            return Err(conflict);
+        }
         let mut reason = format!("the sizes {a} and {b} differ");
-        if let Some(symbol) = symbol {
+        let met = match (self.sizes.get(&a), self.sizes.get(&b)) {
+            (Some(symbol), None) => Some((*symbol, b)),
+            (None, Some(symbol)) => Some((*symbol, a)),
+            _ => None,
+        };
+        if let Some((symbol, literal)) = met {
             let conflict = SizeConflict {
                 a: symbol.to_owned(),
                 b: literal.to_string(),
             };
-            if fixed && self.sample.may_be_number(symbol) && !self.ignored.contains(&conflict) {
+            let number = fixed && self.sample.features.contains(symbol);
+            if number && !self.ignored.contains(&conflict) {
                 return Err(conflict);
             }
-            reason = format!("`{symbol}`, declared dynamic, meets a size {literal}");
+            reason = format!("`{symbol}`, declared dynamic, meets the size {literal}");
             facts.baked.push(Baked {
                 node: id,
                 symbol: symbol.to_owned(),

@@ -17,6 +17,21 @@ fn wrapped(index: i64, dim: i64) -> i64 {
     if (0..dim).contains(&i) { i } else { OUTSIDE }
 }
 
+/// Notes that indices (input 1; element `k` of every tuple of `depth`) that run over a whole symbol were made for an axis of
+/// that symbol.
+fn note_cover(op: &Op, depth: usize, k: usize, dim: i64) {
+    let indices = op
+        .value(1)
+        .filter(|v| !v.assumed_content)
+        .and_then(|v| v.content())
+        .and_then(Content::ints);
+    let Some(indices) = indices else { return };
+    let column = || indices.iter().skip(k).step_by(depth.max(1));
+    if let (Some(0), Some(last)) = (column().min(), column().max()) {
+        op.likely_same(last.saturating_add(1), dim);
+    }
+}
+
 /// `Gather` along an axis.
 pub(super) fn gather(op: &Op) -> Outs {
     let (dims, at_shape) = (op.shape(0)?, op.shape(1)?);
@@ -24,6 +39,7 @@ pub(super) fn gather(op: &Op) -> Outs {
     let mut shape = dims[..at].to_vec();
     shape.extend(at_shape);
     shape.extend(&dims[at + 1..]);
+    note_cover(op, 1, 0, dims[at]);
     let content = match (op.content(0), op.content(1).and_then(Content::ints)) {
         (Some(x), Some(indices)) if small(&shape) => {
             let (own, index_strides) = (strides(dims), strides(at_shape));
@@ -115,6 +131,9 @@ pub(super) fn gather_nd(op: &Op) -> Outs {
     shape.extend(tail);
     if lead.len() < batch {
         return because("there are more batch axes than the indices have");
+    }
+    for (k, &dim) in dims[batch..end].iter().enumerate() {
+        note_cover(op, end - batch, k, dim);
     }
     let content = match (op.content(0), op.content(1).and_then(Content::ints)) {
         (Some(x), Some(indices)) if small(&shape) => {

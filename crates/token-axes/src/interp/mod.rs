@@ -11,6 +11,7 @@
 mod arith;
 mod attention;
 mod contrib;
+mod control;
 mod conv;
 mod dispatch;
 mod elementwise;

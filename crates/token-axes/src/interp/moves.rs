@@ -161,19 +161,16 @@ pub(super) fn slice(op: &Op) -> Outs {
         let Some((first, n)) = cut(dims[a], start, end, step) else {
             return because("a step is 0");
         };
+        if start == 0 && step == 1 {
+            // A mask is cut to the tokens there are.
+            op.likely_same(end, dims[a]);
+        }
         shape[a] = n;
         // A step larger than the axis takes one element at most, so the product cannot matter when it saturates.
         reads[a] = own[a].saturating_mul(step);
         offset += first * own[a];
     }
-    moved(op, shape, |at| {
-        offset.saturating_add(
-            at.iter()
-                .zip(&reads)
-                .map(|(&c, &s)| c.saturating_mul(s))
-                .sum(),
-        )
-    })
+    moved(op, shape, |at| offset.saturating_add(position(at, &reads)))
 }
 
 /// The first index and the number of elements of a slice of an axis.

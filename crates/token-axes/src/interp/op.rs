@@ -3,7 +3,7 @@
 //! A rule reads shapes and contents through [`Op`], which notes whether it looked at a content that was only assumed: a
 //! content read by [`Op::content`] makes the output's content assumed, one read by [`Op::ints`] makes its shape assumed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use onnx_model::{DataType, Node};
 
@@ -82,6 +82,8 @@ pub(super) struct Op<'a> {
     pub(super) inputs: Vec<Option<&'a Value>>,
     pub(super) read_assumed_content: Cell<bool>,
     pub(super) read_assumed_shape: Cell<bool>,
+    /// Pairs of sizes that are equal if both belong to symbols.
+    pub(super) likely_same: RefCell<Vec<(i64, i64)>>,
 }
 
 impl<'a> Op<'a> {
@@ -184,6 +186,13 @@ impl<'a> Op<'a> {
             shape = broadcast(&shape, self.shape(i)?)?;
         }
         Ok(shape)
+    }
+
+    /// Notes that two sizes are equal if both belong to symbols, as when a table is read at 0, 1, .., n-1.
+    pub(super) fn likely_same(&self, a: i64, b: i64) {
+        if a != b {
+            self.likely_same.borrow_mut().push((a, b));
+        }
     }
 
     /// Fails unless sizes `a` of input `i` and `b` of input `j` are the same.

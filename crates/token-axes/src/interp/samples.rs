@@ -35,12 +35,6 @@ pub struct Sample {
     pub features: BTreeSet<String>,
 }
 
-impl Sample {
-    pub(super) fn may_be_number(&self, symbol: &str) -> bool {
-        self.features.contains(symbol)
-    }
-}
-
 /// The facts of a graph at all samples.
 #[derive(Debug)]
 pub struct Evaluation {

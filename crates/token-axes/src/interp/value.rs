@@ -68,12 +68,12 @@ impl Content {
         }
     }
 
-    pub(super) fn kind(&self) -> Option<Kind> {
-        Some(match self {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
             Content::Int(_) => Kind::Int,
             Content::Float(_) => Kind::Float,
             Content::Bool(_) => Kind::Bool,
-        })
+        }
     }
 
     /// The elements at the given positions; nothing if one is outside.
@@ -218,7 +218,7 @@ fn wrap_to(dtype: DataType, x: i64) -> i64 {
 }
 
 /// What is known of one value.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Value {
     pub(super) dtype: Option<DataType>,
     pub(super) shape: Option<Vec<i64>>,
