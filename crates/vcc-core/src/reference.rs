@@ -1,1 +1,0 @@
-//! Slow f64 versions of the operators.
