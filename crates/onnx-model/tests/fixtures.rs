@@ -1,4 +1,5 @@
 //! Every model of `fixtures/`: written back byte for byte.
+#![allow(clippy::unwrap_used, clippy::panic)]
 use std::path::{Path, PathBuf};
 
 use onnx_model::Model;
