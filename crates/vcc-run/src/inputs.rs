@@ -98,12 +98,15 @@ pub fn random_inputs(inputs: &[PortInfo], options: &RandomOptions) -> Result<Ten
                 .dims
                 .iter()
                 .enumerate()
-                .map(|(axis, dim)| match dim {
-                    Dim::Fixed(d) => *d,
-                    Dim::Symbol(s) if options.sizes.contains_key(s) => options.sizes[s],
-                    Dim::Symbol(s) if length_symbols.contains(s.as_str()) => options.length,
-                    Dim::Symbol(_) | Dim::Unknown if axis == 0 => options.batch,
-                    Dim::Symbol(_) | Dim::Unknown => options.length,
+                .map(|(axis, dim)| {
+                    let name = symbol(dim);
+                    match (dim, name.and_then(|s| options.sizes.get(s))) {
+                        (Dim::Fixed(d), _) | (_, Some(d)) => *d,
+                        _ if axis == 0 && name.is_none_or(|s| !length_symbols.contains(s)) => {
+                            options.batch
+                        }
+                        _ => options.length,
+                    }
                 })
                 .collect();
             let kind = port

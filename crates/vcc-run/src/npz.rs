@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_promise_too_much_are_refused() {
+    fn headers_that_promise_too_much_or_too_little_are_refused() {
         let mut npy = MAGIC.to_vec();
         npy.extend([1, 0, 70, 0]);
         npy.extend(
@@ -349,6 +349,11 @@ mod tests {
         npy.extend([0; 16]);
         let e = read_npy(&mut npy.as_slice()).unwrap_err();
         assert!(e.contains("the file has 16"), "{e}");
+        let mut npy = Vec::new();
+        write_npy(&mut npy, &Array::new([2], vec![1i64, 2]).unwrap()).unwrap();
+        npy.push(0);
+        let e = read_npy(&mut npy.as_slice()).unwrap_err();
+        assert!(e.contains("the file has more"), "{e}");
         assert!(
             parse_header("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }")
                 .unwrap_err()

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::error::Error;
 use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,13 +90,11 @@ impl Search {
             return self.load("ORT_DYLIB_PATH", Path::new(&path));
         }
         self.note("ORT_DYLIB_PATH", "not set");
-        self.in_python()
-            .or_else(|| self.in_target())
-            .or_else(|| {
-                ["libonnxruntime.so", "libonnxruntime.so.1"]
-                    .iter()
-                    .find_map(|n| self.load("the system loader", Path::new(n)))
-            })
+        self.in_python().or_else(|| self.in_target()).or_else(|| {
+            ["libonnxruntime.so", "libonnxruntime.so.1"]
+                .iter()
+                .find_map(|n| self.load("the system loader", Path::new(n)))
+        })
     }
 
     fn note(&mut self, place: impl Into<String>, reason: impl Into<String>) {
@@ -199,10 +198,8 @@ impl Search {
 /// Loads the library, checks its version and makes the process's environment.
 fn open_runtime(path: &Path) -> Result<Runtime, String> {
     let version = library_version(path)?;
-    let too_old = || format!("is version {version}; 1.18 or newer is needed");
-    let mut numbers = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (1, 18) {
-        return Err(too_old());
+    if !is_supported(&version) {
+        return Err(format!("is version {version}; 1.18 or newer is needed"));
     }
     let environment = ort::init_from(path)
         .map_err(|e| e.to_string())?
@@ -216,12 +213,23 @@ fn open_runtime(path: &Path) -> Result<Runtime, String> {
     })
 }
 
+/// Whether a version is 1.18 or newer, by number.
+fn is_supported(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 18)
+}
+
 /// The version an ONNX Runtime library reports of itself.
 fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers; the user named it or installed it as ONNX Runtime. It is not
     // unloaded while in use: the ort crate opens it again, and this handle lives to the end of the function.
-    let library =
-        unsafe { libloading::Library::new(path) }.map_err(|e| format!("does not load: {e}"))?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| {
+        // The loader's own words are the error's cause.
+        let cause = e
+            .source()
+            .map_or_else(|| e.to_string(), ToString::to_string);
+        format!("does not load: {cause}")
+    })?;
     // SAFETY: `OrtGetApiBase` has had this signature in every release, and the types are those of the C header.
     let base = unsafe {
         let get = library
@@ -367,6 +375,20 @@ mod tests {
         assert_eq!(
             library_in(dir.path()).unwrap().file_name().unwrap(),
             "libonnxruntime.so.1.32.0"
+        );
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(
+            ["1.18.0", "1.18.1", "1.32.0", "1.100.0", "2.0.0"]
+                .into_iter()
+                .all(is_supported)
+        );
+        assert!(
+            !["1.17.3", "1.9.0", "0.20.0", "1", "", "x.y"]
+                .into_iter()
+                .any(is_supported)
         );
     }
 

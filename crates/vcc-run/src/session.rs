@@ -262,8 +262,8 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> Result<SessionBuilder
         .map_err(reason)?
         .with_parallel_execution(false)
         .map_err(reason)?
-        // Warnings about unused initializers and shapes would drown the report; errors come back as errors.
-        .with_log_level(ort::logging::LogLevel::Error)
+        // Errors come back as errors; printed too, they and the warnings would drown the report.
+        .with_log_level(ort::logging::LogLevel::Fatal)
         .map_err(reason)?
         // Idle threads of one session would otherwise spin into the time of the next one measured.
         .with_config_entry("session.force_spinning_stop", "1")

@@ -171,20 +171,28 @@ fn what_does_not_fit_the_model_is_said() {
 #[test]
 fn the_optimised_model_is_written_and_the_level_matters() {
     let dir = tempfile::tempdir().unwrap();
-    let size = |optimization| {
+    let identities = |optimization| {
         let path = dir.path().join("optimized.onnx");
+        let optimized_model = Some(path.clone());
         let options = SessionOptions {
             optimization,
-            optimized_model: Some(path.clone()),
+            optimized_model,
             threads: 1,
             ..Default::default()
         };
-        Session::open(&runtime(), &data("types.onnx"), &options).unwrap();
+        Session::open(&runtime(), &data("outer.onnx"), &options).unwrap();
         let bytes = fs::read(path).unwrap();
         bytes.windows(8).filter(|w| w == b"Identity").count()
     };
-    assert_eq!(size(Optimization::Off), 8);
-    assert!(Session::open(&runtime(), &data("outer.onnx"), &SessionOptions::default()).is_ok());
+    assert_eq!(identities(Optimization::Off), 1);
+    for level in [
+        Optimization::Basic,
+        Optimization::Extended,
+        Optimization::All,
+    ] {
+        assert_eq!(identities(level), 0, "{level:?}");
+        assert_eq!(Optimization::from_name(level.name()), Some(level));
+    }
 }
 
 #[test]
@@ -268,4 +276,51 @@ fn arrays_that_numpy_wrote_are_read() {
         e.to_string().contains("embed.onnx") && e.to_string().contains("not an .npz"),
         "{e}"
     );
+}
+
+#[test]
+fn encoders_compute_what_their_authors_implementation_computed() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
+    for case in ["roberta_vcc", "roberta_local_vcc", "t5_vcc"] {
+        let inputs =
+            read_npz(&golden.join(format!("{case}.npz"))).unwrap_or_else(|e| panic!("{e}"));
+        let mut session = Session::open(
+            &runtime(),
+            &golden.join(format!("{case}.onnx")),
+            &SessionOptions::default(),
+        )
+        .unwrap();
+        let outputs = session.run(&inputs).unwrap();
+        let (name, _) = outputs.iter().next().unwrap();
+        let expected = Inputs::from_iter([(
+            name.to_owned(),
+            inputs.get("expected_full").unwrap().clone(),
+        )]);
+        let options = CompareOptions {
+            valid: TokenMask::from_array(inputs.get("attention_mask").unwrap()),
+            ..Default::default()
+        };
+        let report = compare(&expected, &outputs, &options);
+        let valid = report[0].result.as_ref().unwrap().valid.clone().unwrap();
+        assert!(
+            valid.rows > 0 && valid.relative < 1e-5 && valid.cosine_min > 0.999_999,
+            "{case}: {valid:?}"
+        );
+        // Another output is noticed.
+        let other =
+            Inputs::from_iter([(name.to_owned(), inputs.get("expected_vcc").unwrap().clone())]);
+        let report = compare(&other, &outputs, &options);
+        assert!(
+            report[0]
+                .result
+                .as_ref()
+                .unwrap()
+                .valid
+                .clone()
+                .unwrap()
+                .relative
+                > 1e-3,
+            "{case}"
+        );
+    }
 }
