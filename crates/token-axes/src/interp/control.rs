@@ -1,10 +1,12 @@
 //! Control flow: `If`. The branch that is taken, if the condition is known, else what both branches agree on. Loops are not
 //! followed.
 
+use std::cell::RefCell;
+
 use onnx_model::{Graph, NodeId};
 
 use super::evaluate::{Made, Walk};
-use super::facts::{Facts, SizeConflict, Unknown};
+use super::facts::{Facts, Unknown};
 use super::value::{Content, Value};
 
 /// What a branch makes, or why that is not known.
@@ -12,7 +14,7 @@ type Branch = Result<Vec<Value>, String>;
 
 impl Walk<'_> {
     /// A node with subgraphs.
-    pub(super) fn control(&self, id: NodeId, facts: &Facts) -> Result<Made, SizeConflict> {
+    pub(super) fn control(&self, id: NodeId, facts: &Facts) -> Made {
         let node = self.graph.node(id);
         let condition = node
             .inputs
@@ -27,14 +29,13 @@ impl Walk<'_> {
         let assumed = condition.is_some_and(|c| c.assumed_content);
         let constant = condition.is_some_and(|c| c.constant);
         let found = match (node.op_type.as_str(), node.domain.as_str(), taken) {
-            ("If", "", Some(true)) => self.branch(id, "then_branch", facts)?,
-            ("If", "", Some(false)) => self.branch(id, "else_branch", facts)?,
-            // A branch that may not be taken cannot show two sizes to be equal.
+            ("If", "", Some(true)) => self.branch(id, "then_branch", facts),
+            ("If", "", Some(false)) => self.branch(id, "else_branch", facts),
             ("If", "", None) => {
-                let each = |name| {
-                    self.branch(id, name, facts)
-                        .unwrap_or_else(|c| Err(c.to_string()))
-                };
+                // A branch that may not be taken does not show two sizes to be equal.
+                let conflicts = RefCell::default();
+                let apart = self.apart(&conflicts);
+                let each = |name| apart.branch(id, name, facts);
                 match (each("then_branch"), each("else_branch")) {
                     (Ok(a), Ok(b)) => {
                         Ok(a.into_iter().zip(b).map(|(a, b)| agreed(a, &b)).collect())
@@ -57,22 +58,22 @@ impl Walk<'_> {
             value.assumed_shape |= assumed;
             value.assumed_content |= assumed && value.content().is_some();
         }
-        Ok(Made {
+        Made {
             values,
             unknown: Unknown {
                 node: Some(id),
                 reason,
                 from: None,
             },
-        })
+        }
     }
 
     /// Evaluates a branch.
-    fn branch(&self, id: NodeId, name: &str, outer: &Facts) -> Result<Branch, SizeConflict> {
+    fn branch(&self, id: NodeId, name: &str, outer: &Facts) -> Branch {
         let graph: Graph = match self.graph.node(id).subgraph(name) {
             Ok(Some(graph)) => graph,
-            Ok(None) => return Ok(Err(format!("there is no {name}"))),
-            Err(error) => return Ok(Err(format!("the {name} cannot be read: {error}"))),
+            Ok(None) => return Err(format!("there is no {name}")),
+            Err(error) => return Err(format!("the {name} cannot be read: {error}")),
         };
         let mut inner = Facts::default();
         for &v in graph.inputs() {
@@ -81,7 +82,7 @@ impl Walk<'_> {
                 inner.values.insert(v, value.clone());
             }
         }
-        self.within(&graph).all(&mut inner)?;
+        self.within(&graph).all(&mut inner);
         let mut values = Vec::new();
         for v in graph.outputs() {
             let value = inner.values.remove(v).filter(|value| value.shape.is_some());
@@ -89,11 +90,11 @@ impl Walk<'_> {
                 let reason = inner
                     .unknown(*v)
                     .map_or("nothing makes the output", |u| &u.reason);
-                return Ok(Err(format!("in the {name}: {reason}")));
+                return Err(format!("in the {name}: {reason}"));
             };
             values.push(value);
         }
-        Ok(Ok(values))
+        Ok(values)
     }
 }
 

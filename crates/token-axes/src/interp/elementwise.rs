@@ -21,14 +21,21 @@ pub(super) fn same(op: &Op) -> Outs {
     one(op.shape(0)?)
 }
 
-/// `Dropout` at inference: a copy, and a mask of ones.
+/// `Dropout`: a copy, unless it is told to train, and the mask.
 pub(super) fn dropout(op: &Op) -> Outs {
     let shape = op.shape(0)?;
-    let copy = Out {
-        shape: Some(shape.to_vec()),
-        content: op.content(0).cloned(),
+    let trains = match op.content(2) {
+        Some(Content::Bool(t)) => t.first() != Some(&false),
+        _ => op.has(2),
     };
-    Ok(vec![copy, shaped(shape)])
+    let content = if trains { None } else { op.content(0).cloned() };
+    Ok(vec![
+        Out {
+            shape: Some(shape.to_vec()),
+            content,
+        },
+        shaped(shape),
+    ])
 }
 
 /// Two inputs.

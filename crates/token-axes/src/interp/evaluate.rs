@@ -1,7 +1,7 @@
 //! The walk over a graph.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use onnx_model::{Dimension, Graph, Model, Node, NodeId, ValueId};
 
@@ -17,35 +17,33 @@ use super::value::{Content, Kind, Value};
 /// Two symbols that must be the same size but are not in this sample; also a symbol and a number, where a constant
 /// leaves no choice (the channels of an image, the width of an embedding).
 pub fn evaluate(model: &Model, sample: &Sample) -> Result<Facts, SizeConflict> {
-    run(model, sample, &BTreeSet::new())
+    let (facts, conflicts) = run(model, sample);
+    conflicts.into_iter().next().map_or(Ok(facts), Err)
 }
 
-/// [`evaluate`], without the conflicts in `ignored`.
-pub(super) fn run(
-    model: &Model,
-    sample: &Sample,
-    ignored: &BTreeSet<SizeConflict>,
-) -> Result<Facts, SizeConflict> {
+/// [`evaluate`] with all conflicts; the values concerned are unknown.
+pub(super) fn run(model: &Model, sample: &Sample) -> (Facts, Vec<SizeConflict>) {
     let mut sizes = BTreeMap::new();
     for (symbol, size) in &sample.dims {
         sizes.entry(*size).or_insert(symbol.as_str());
     }
     let graph = &model.graph;
     let nothing = Value::default();
+    let conflicts = RefCell::default();
     let walk = Walk {
         graph,
         model,
         sample,
         sizes: &sizes,
-        ignored,
+        conflicts: &conflicts,
         nothing: &nothing,
     };
     let mut facts = Facts::default();
     for &v in graph.inputs() {
         walk.input(v, &mut facts);
     }
-    walk.all(&mut facts)?;
-    Ok(facts)
+    walk.all(&mut facts);
+    (facts, conflicts.into_inner())
 }
 
 /// A graph that is being evaluated, and at what.
@@ -55,7 +53,7 @@ pub(super) struct Walk<'a> {
     sample: &'a Sample,
     /// The symbol that has a size.
     sizes: &'a BTreeMap<i64, &'a str>,
-    ignored: &'a BTreeSet<SizeConflict>,
+    conflicts: &'a RefCell<Vec<SizeConflict>>,
     /// What is known of a value that nothing has made so far.
     nothing: &'a Value,
 }
@@ -70,7 +68,7 @@ pub(super) struct Made {
 
 impl Walk<'_> {
     /// Evaluates everything but the inputs, which are in `facts`.
-    pub(super) fn all(&self, facts: &mut Facts) -> Result<(), SizeConflict> {
+    pub(super) fn all(&self, facts: &mut Facts) {
         for v in self.graph.value_ids() {
             if let Some(tensor) = self.graph.tensor(v) {
                 facts.values.insert(v, Value::of_tensor(tensor));
@@ -88,9 +86,9 @@ impl Walk<'_> {
                 continue;
             }
             let made = if node.has_subgraph() {
-                self.control(id, facts)?
+                self.control(id, facts)
             } else {
-                self.node(id, facts)?
+                self.node(id, facts)
             };
             for (v, value) in node.outputs.iter().zip(made.values) {
                 if let Some(v) = *v {
@@ -98,12 +96,16 @@ impl Walk<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// The same for a subgraph.
     pub(super) fn within<'b>(&'b self, graph: &'b Graph) -> Walk<'b> {
         Walk { graph, ..*self }
+    }
+
+    /// The same with conflicts collected elsewhere.
+    pub(super) fn apart<'b>(&'b self, conflicts: &'b RefCell<Vec<SizeConflict>>) -> Walk<'b> {
+        Walk { conflicts, ..*self }
     }
 
     /// A graph input: its declared shape at the sample's sizes, and the assumed content.
@@ -166,7 +168,7 @@ impl Walk<'_> {
     }
 
     /// Applies an operator's rule.
-    fn node(&self, id: NodeId, facts: &mut Facts) -> Result<Made, SizeConflict> {
+    fn node(&self, id: NodeId, facts: &mut Facts) -> Made {
         let node = self.graph.node(id);
         let given = |v: ValueId| facts.values.get(&v).unwrap_or(self.nothing);
         let op = Op {
@@ -188,9 +190,7 @@ impl Walk<'_> {
         let assumed_content = op.read_assumed_content.get() || assumed_shape;
         let constant = op.inputs.iter().flatten().all(|v| v.constant);
         for &(a, b) in op.likely_same.borrow().iter() {
-            if let Some(conflict) = self.two_symbols(a, b) {
-                return Err(conflict);
-            }
+            self.note_symbols(a, b);
         }
         let (mut outs, fail) = match outcome {
             Ok(outs) => (outs, None),
@@ -215,7 +215,7 @@ impl Walk<'_> {
             values.push(value);
         }
         let unknown = match fail {
-            Some(fail) => self.explain(id, fail, facts)?,
+            Some(fail) => self.explain(id, fail, facts),
             None => {
                 let reason = "the operator's rule does not give this output".to_owned();
                 Unknown {
@@ -225,7 +225,7 @@ impl Walk<'_> {
                 }
             }
         };
-        Ok(Made { values, unknown })
+        Made { values, unknown }
     }
 
     /// Stores an output: what was found of it, else what the file declares.
@@ -234,6 +234,13 @@ impl Walk<'_> {
         let dims = declared.and_then(|d| d.dims.as_deref()).unwrap_or_default();
         value.dtype = value.dtype.or_else(|| declared?.dtype);
         match &value.shape {
+            // What the file says is better than what follows from an assumption.
+            Some(shape) if value.assumed_shape => {
+                if let Some(other) = self.declared(dims).filter(|d| d != shape) {
+                    value.shape = Some(other);
+                    value.set_content(None);
+                }
+            }
             Some(shape) => compare(v, dims, shape, facts),
             None => {
                 facts.unknown.insert(v, unknown.clone());
@@ -258,44 +265,46 @@ impl Walk<'_> {
         }
     }
 
-    /// The conflict of two different symbols' sizes.
-    fn two_symbols(&self, a: i64, b: i64) -> Option<SizeConflict> {
-        let (a, b) = (self.sizes.get(&a)?, self.sizes.get(&b)?);
+    /// Notes a conflict if the two sizes are those of symbols.
+    fn note_symbols(&self, a: i64, b: i64) {
+        if let (Some(a), Some(b)) = (self.sizes.get(&a), self.sizes.get(&b)) {
+            self.conflict(a, b);
+        }
+    }
+
+    fn conflict(&self, a: &str, b: &str) {
         let conflict = SizeConflict {
-            a: (*a).to_owned(),
-            b: (*b).to_owned(),
+            a: a.to_owned(),
+            b: b.to_owned(),
         };
-        (a != b && !self.ignored.contains(&conflict)).then_some(conflict)
+        let mut all = self.conflicts.borrow_mut();
+        if a != b && !all.contains(&conflict) {
+            all.push(conflict);
+        }
     }
 
     /// The reason that a failed rule gives.
-    fn explain(&self, id: NodeId, fail: Fail, facts: &mut Facts) -> Result<Unknown, SizeConflict> {
+    fn explain(&self, id: NodeId, fail: Fail, facts: &mut Facts) -> Unknown {
         let node = Some(id);
         let (a, b, fixed) = match fail {
             Fail::Because { reason, input } => {
                 let inputs = &self.graph.node(id).inputs;
                 let from = input.and_then(|i| inputs.get(i).copied().flatten());
-                return Ok(Unknown { node, reason, from });
+                return Unknown { node, reason, from };
             }
             Fail::Differ { a, b, fixed } => (a, b, fixed),
         };
-        if let Some(conflict) = self.two_symbols(a, b) {
-            return Err(conflict);
-        }
-        let mut reason = format!("the sizes {a} and {b} differ");
+        facts.differing.push((id, a, b));
+        self.note_symbols(a, b);
         let met = match (self.sizes.get(&a), self.sizes.get(&b)) {
             (Some(symbol), None) => Some((*symbol, b)),
             (None, Some(symbol)) => Some((*symbol, a)),
             _ => None,
         };
+        let mut reason = format!("the sizes {a} and {b} differ");
         if let Some((symbol, literal)) = met {
-            let conflict = SizeConflict {
-                a: symbol.to_owned(),
-                b: literal.to_string(),
-            };
-            let number = fixed && self.sample.features.contains(symbol);
-            if number && !self.ignored.contains(&conflict) {
-                return Err(conflict);
+            if fixed && self.sample.features.contains(symbol) {
+                self.conflict(symbol, &literal.to_string());
             }
             reason = format!("`{symbol}`, declared dynamic, meets the size {literal}");
             facts.baked.push(Baked {
@@ -304,11 +313,11 @@ impl Walk<'_> {
                 literal,
             });
         }
-        Ok(Unknown {
+        Unknown {
             node,
             reason,
             from: None,
-        })
+        }
     }
 }
 

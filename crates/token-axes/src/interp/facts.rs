@@ -58,6 +58,8 @@ pub struct Facts {
     pub(super) unknown: BTreeMap<ValueId, Unknown>,
     pub(super) baked: Vec<Baked>,
     pub(super) mismatches: Vec<Mismatch>,
+    /// Pairs of sizes that a node needs to be equal but that are not.
+    pub(super) differing: Vec<(NodeId, i64, i64)>,
 }
 
 impl Facts {

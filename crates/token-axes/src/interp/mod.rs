@@ -18,6 +18,7 @@ mod elementwise;
 mod evaluate;
 mod facts;
 mod gather;
+mod images;
 mod index;
 mod matmul;
 mod moves;

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use onnx_model::{DataType, Dimension, Model};
 
-use super::evaluate;
 use super::facts::{Facts, SizeConflict};
+use super::{evaluate, images};
 
 /// How many samples there are.
 const SAMPLES: usize = 4;
+/// How often symbols are merged at most. Each round merges all that show, so that a few are enough.
+const ROUNDS: usize = 16;
 
 /// What the elements of the graph inputs are assumed to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,10 +173,10 @@ impl Primes {
     }
 
     /// Sizes at all samples.
-    fn sizes(&mut self, role: Role) -> [i64; SAMPLES] {
+    fn sizes(&mut self, role: Role, token_unit: i64) -> [i64; SAMPLES] {
         std::array::from_fn(|i| match role {
             Role::Batch => self.next(2),
-            Role::Token => self.next(11),
+            Role::Token => token_unit * self.next(11),
             // A multiple of any usual patch size; 5 and up, so that no window is larger than the image.
             Role::Image => 32 * self.next(5),
             // Far enough apart to differ after subsampling.
@@ -184,7 +186,7 @@ impl Primes {
 }
 
 /// Symbols that are equal, and those that are numbers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Merged {
     parent: BTreeMap<String, String>,
     numbers: BTreeMap<String, i64>,
@@ -199,62 +201,124 @@ impl Merged {
         at
     }
 
-    fn note(&mut self, conflict: &SizeConflict) {
+    /// Makes the two the same; says whether that is news.
+    fn note(&mut self, conflict: &SizeConflict) -> bool {
         let (a, b) = (
             self.root(&conflict.a).to_owned(),
             self.root(&conflict.b).to_owned(),
         );
-        if let Ok(number) = conflict.b.parse() {
-            self.numbers.insert(a, number);
-        } else if a != b {
+        let number = conflict
+            .b
+            .parse()
+            .ok()
+            .or_else(|| self.numbers.get(&b).copied());
+        if a == b || (self.numbers.contains_key(&a) && number.is_some()) {
+            return false;
+        }
+        if let Some(number) = number {
+            self.numbers.insert(a.clone(), number);
+        }
+        if conflict.b.parse::<i64>().is_err() {
             self.parent.insert(b, a);
         }
+        true
     }
 }
 
-/// The samples for these symbols.
-fn samples(model: &Model, symbols: &[Symbol], merged: &Merged) -> Vec<Sample> {
-    let mut roles: Vec<(&str, Role)> = Vec::new();
-    for s in symbols {
-        let root = merged.root(&s.name);
-        match roles.iter_mut().find(|(name, _)| *name == root) {
-            Some((_, role)) => *role = (*role).min(s.role),
-            None => roles.push((root, s.role)),
+/// A graph and what is known of its symbols.
+struct Search<'a> {
+    model: &'a Model,
+    symbols: Vec<Symbol>,
+    /// Numbers of the model, see [`numbers_in`].
+    taken: BTreeSet<i64>,
+}
+
+impl Search<'_> {
+    /// The samples for what is known of the symbols. Numbers of tokens are multiples of `token_unit`.
+    fn samples(&self, merged: &Merged, token_unit: i64) -> Vec<Sample> {
+        let mut roles: Vec<(&str, Role)> = Vec::new();
+        for s in &self.symbols {
+            let root = merged.root(&s.name);
+            match roles.iter_mut().find(|(name, _)| *name == root) {
+                Some((_, role)) => *role = (*role).min(s.role),
+                None => roles.push((root, s.role)),
+            }
         }
-    }
-    let mut primes = Primes {
-        avoid: numbers_in(model),
-    };
-    let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
-    // Batches first: they get the smallest.
-    for wanted in [Role::Batch, Role::Token, Role::Image, Role::Long] {
-        for (name, _) in roles.iter().filter(|(_, role)| *role == wanted) {
-            let fixed = merged.numbers.get(*name).map(|&n| [n; SAMPLES]);
-            sizes.insert(name, fixed.unwrap_or_else(|| primes.sizes(wanted)));
+        let mut primes = Primes {
+            avoid: self.taken.clone(),
+        };
+        let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
+        // Batches first: they get the smallest.
+        for wanted in [Role::Batch, Role::Token, Role::Image, Role::Long] {
+            for (name, _) in roles.iter().filter(|(_, role)| *role == wanted) {
+                let fixed = merged.numbers.get(*name).map(|&n| [n; SAMPLES]);
+                sizes.insert(
+                    name,
+                    fixed.unwrap_or_else(|| primes.sizes(wanted, token_unit)),
+                );
+            }
         }
-    }
-    let size = |s: &Symbol, i: usize| {
-        sizes
-            .get(merged.root(&s.name))
-            .and_then(|all| all.get(i))
-            .copied()
-    };
-    [Fill::Ones, Fill::Ones, Fill::Zeros, Fill::RightPadded]
-        .into_iter()
-        .enumerate()
-        .map(|(i, fill)| Sample {
-            dims: symbols
+        let size = |s: &Symbol, i: usize| {
+            sizes
+                .get(merged.root(&s.name))
+                .and_then(|all| all.get(i))
+                .copied()
+        };
+        let sample = |(i, fill)| Sample {
+            dims: self
+                .symbols
                 .iter()
                 .filter_map(|s| Some((s.name.clone(), size(s, i)?)))
                 .collect(),
             fill,
-            features: symbols
+            features: self
+                .symbols
                 .iter()
                 .filter(|s| s.feature)
                 .map(|s| s.name.clone())
                 .collect(),
-        })
-        .collect()
+        };
+        [Fill::Ones, Fill::Ones, Fill::Zeros, Fill::RightPadded]
+            .into_iter()
+            .enumerate()
+            .map(sample)
+            .collect()
+    }
+
+    /// Evaluates the graph, merging symbols, until nothing new shows to be equal. What differs at every sample is equal;
+    /// what differs at some of them only is a coincidence of sizes.
+    fn settle(&self, mut merged: Merged, token_unit: i64) -> (Evaluation, Merged) {
+        for round in 0.. {
+            let samples = self.samples(&merged, token_unit);
+            let runs: Vec<_> = samples
+                .iter()
+                .map(|s| evaluate::run(self.model, s))
+                .collect();
+            let in_all =
+                |c: &&SizeConflict| runs.iter().all(|(_, conflicts)| conflicts.contains(c));
+            let first = runs.first().map_or(&[][..], |(_, conflicts)| conflicts);
+            let news = first
+                .iter()
+                .filter(in_all)
+                .fold(false, |news, c| merged.note(c) | news);
+            if !news || round == ROUNDS {
+                let root = |s: &Symbol| (s.name.clone(), merged.root(&s.name).to_owned());
+                let mut facts: Vec<Facts> = runs.into_iter().map(|(facts, _)| facts).collect();
+                settle_baked(&mut facts);
+                let symbols = self.symbols.iter().map(root).collect();
+                return (
+                    Evaluation {
+                        samples,
+                        facts,
+                        symbols,
+                        numbers: merged.numbers.clone(),
+                    },
+                    merged,
+                );
+            }
+        }
+        unreachable!("the loop has no end but the return")
+    }
 }
 
 /// The facts at four samples, see [`explore`].
@@ -262,37 +326,50 @@ pub fn evaluate_samples(model: &Model) -> Vec<Facts> {
     explore(model).facts
 }
 
-/// Evaluates the graph at four samples, merging symbols until no two that are equal have different sizes.
+/// Evaluates the graph at four samples. Sizes that the graph cannot work with are changed: numbers of tokens to multiples
+/// of a window, height and width of an image to those it was made for.
 pub fn explore(model: &Model) -> Evaluation {
-    let symbols = symbols(model);
-    let mut merged = Merged::default();
-    let mut ignored = BTreeSet::new();
-    loop {
-        let samples = samples(model, &symbols, &merged);
-        let mut facts = Vec::new();
-        let mut conflicts: Vec<SizeConflict> = Vec::new();
-        for sample in &samples {
-            match evaluate::run(model, sample, &ignored) {
-                Ok(found) => facts.push(found),
-                Err(conflict) => conflicts.push(conflict),
+    let search = Search {
+        model,
+        symbols: symbols(model),
+        taken: numbers_in(model),
+    };
+    let (mut best, merged) = search.settle(Merged::default(), 1);
+    for token_unit in [8, 16, 32] {
+        if best.failures() == 0 {
+            return best;
+        }
+        if search.symbols.iter().any(|s| s.role == Role::Token) {
+            let (next, _) = search.settle(merged.clone(), token_unit);
+            if next.failures() < best.failures() {
+                best = next;
             }
         }
-        let Some(first) = conflicts.first().cloned() else {
-            settle_baked(&mut facts);
-            let root = |s: &Symbol| (s.name.clone(), merged.root(&s.name).to_owned());
-            return Evaluation {
-                facts,
-                samples,
-                symbols: symbols.iter().map(root).collect(),
-                numbers: merged.numbers,
-            };
-        };
-        if conflicts.len() == SAMPLES && conflicts.iter().all(|c| *c == first) {
-            merged.note(&first);
-        } else {
-            // A coincidence of sizes at some sample. Each is ignored once, so this ends.
-            ignored.extend(conflicts);
+    }
+    let is_free =
+        |s: &&Symbol| s.role == Role::Image && !merged.numbers.contains_key(merged.root(&s.name));
+    let edges: Vec<&Symbol> = search.symbols.iter().filter(is_free).collect();
+    if !edges.is_empty() {
+        for edge in images::candidates(model, &best) {
+            let mut fixed = merged.clone();
+            fixed.numbers.extend(
+                edges
+                    .iter()
+                    .map(|s| (merged.root(&s.name).to_owned(), edge)),
+            );
+            let (next, _) = search.settle(fixed, 1);
+            if next.failures() < best.failures() {
+                best = next;
+            }
         }
+    }
+    best
+}
+
+impl Evaluation {
+    /// How many nodes found two sizes that differ, over all samples.
+    fn failures(&self) -> usize {
+        self.facts.iter().map(|f| f.differing.len()).sum()
     }
 }
 
@@ -301,11 +378,11 @@ fn settle_baked(facts: &mut [Facts]) {
     let all: Vec<_> = facts.iter().flat_map(|f| f.baked.iter().cloned()).collect();
     for f in facts {
         f.baked.retain(|b| {
-            let same_place: Vec<_> = all
-                .iter()
-                .filter(|o| o.node == b.node && o.symbol == b.symbol)
-                .collect();
-            same_place.len() > 1 && same_place.iter().all(|o| o.literal == b.literal)
+            let same_place = || {
+                all.iter()
+                    .filter(|o| o.node == b.node && o.symbol == b.symbol)
+            };
+            same_place().count() > 1 && same_place().all(|o| o.literal == b.literal)
         });
     }
 }
