@@ -1,4 +1,4 @@
-"""Writes the models that the tests of crates/vcc-run run (a few hundred bytes each). Needs the `onnx` package.
+"""Writes the models and the arrays that the tests of crates/vcc-run read (at most 2 KB each). Needs the `onnx` package.
 
     python tools/make_test_models.py crates/vcc-run/tests/data
 """
@@ -88,8 +88,24 @@ def outer(directory):
     )
 
 
+def arrays(directory):
+    """An .npz of every supported type, as NumPy writes it."""
+    np.savez_compressed(
+        directory / "numpy.npz",
+        scalar=np.float32(1.5),
+        ids=np.arange(6, dtype=np.int64).reshape(2, 3) - 2,
+        half=np.array([0.5, np.inf], np.float16),
+        double=np.array([[1e300]]),
+        int=np.array([-7], np.int32),
+        byte=np.array([-1, 1], np.int8),
+        ubyte=np.array([255], np.uint8),
+        flag=np.array([True, False]),
+        zeros=np.zeros((64, 64), np.float32),
+    )
+
+
 if __name__ == "__main__":
     target = pathlib.Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    for make in (embed, types, outer):
+    for make in (embed, types, outer, arrays):
         make(target)
