@@ -295,7 +295,7 @@ fn table(lines: &[Line]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::rows;
+    use super::*;
 
     #[test]
     fn rows_follow_the_formula() {
@@ -305,5 +305,42 @@ mod tests {
         assert_eq!(rows(512, 1, 16, 25), 408);
         assert_eq!(rows(100, 1, 16, 51), 1 + 7 * 16);
         assert_eq!(rows(1, 1, 16, 51), 1 + 16);
+    }
+
+    #[test]
+    fn the_worst_output_is_shown_and_missing_figures_are_dashes() {
+        let printed = r#"{"verdict": "ok", "cases": [{"length": 512, "outputs": [
+            {"name": "ids", "cosine": null, "cosine_vip": null},
+            {"name": "rows", "cosine": 0.91, "cosine_vip": null},
+            {"name": "pooled", "cosine": 0.97, "cosine_vip": null}]}]}"#;
+        let verification: Verification = serde_json::from_str(printed).unwrap();
+        let outputs = || verification.cases.iter().flat_map(|case| &case.outputs);
+        let cost = |seconds| Cost {
+            seconds,
+            peak_mib: 100.0,
+        };
+        let line = Line {
+            title: "a model",
+            length: 512,
+            rows: 153,
+            before: cost(3.0),
+            after: cost(1.5),
+            error: 2e-6,
+            cosine: worst(outputs().filter_map(|output| output.cosine)),
+            cosine_vip: worst(outputs().filter_map(|output| output.cosine_vip)),
+        };
+        let text = table(&[line]).to_string();
+        let cells: Vec<&str> = text
+            .lines()
+            .nth(2)
+            .unwrap()
+            .split('|')
+            .map(str::trim)
+            .collect();
+        let expected = [
+            "", "a model", "512", "153", "0.30", "3.000", "1.500", "2.00x", "100", "100", "2.0e-6",
+            "0.9100", "-", "",
+        ];
+        assert_eq!(cells, expected);
     }
 }

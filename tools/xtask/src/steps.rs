@@ -36,7 +36,12 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot start {}", show(command)))?;
     if !output.status.success() {
-        bail!("failed with {}: {}", output.status, show(command));
+        let printed = String::from_utf8_lossy(&output.stdout);
+        bail!(
+            "failed with {}: {}\n{printed}",
+            output.status,
+            show(command)
+        );
     }
     String::from_utf8(output.stdout)
         .with_context(|| format!("stdout is not UTF-8: {}", show(command)))
