@@ -203,7 +203,10 @@ impl Graph {
 
     fn drop_use(&mut self, v: ValueId, node: NodeId, index: usize) {
         let value = self.value_mut(v);
-        value.uses.retain(|entry| *entry != (node, index));
+        // From the end, where it is when the nodes of a graph are removed from the last to the first.
+        if let Some(place) = value.uses.iter().rposition(|entry| *entry == (node, index)) {
+            value.uses.remove(place);
+        }
         value.orphan |= value.kind.initializer.is_some() && !value.used();
     }
 
@@ -280,7 +283,9 @@ impl Graph {
     fn drop_captures(&mut self, id: NodeId) {
         for v in std::mem::take(&mut self.node_mut(id).captures) {
             let value = self.value_mut(v);
-            value.captured_by.retain(|node| *node != id);
+            if let Some(place) = value.captured_by.iter().rposition(|node| *node == id) {
+                value.captured_by.remove(place);
+            }
             value.orphan |= value.kind.initializer.is_some() && !value.used();
         }
     }
@@ -297,9 +302,18 @@ impl Graph {
 
     /// Makes every node input that reads `old` read `new`. Graph outputs and subgraphs go on reading `old`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for (node, index) in self.value(old).uses.clone() {
-            self.set_input(node, index, Some(new));
+        if old == new {
+            return;
         }
+        let uses = std::mem::take(&mut self.value_mut(old).uses);
+        for (node, index) in &uses {
+            let edited = self.node_mut(*node);
+            edited.edited.inputs = true;
+            edited.inputs[*index] = Some(new);
+        }
+        self.value_mut(new).uses.extend(uses);
+        let value = self.value_mut(old);
+        value.orphan |= value.kind.initializer.is_some() && !value.used();
     }
 
     /// Removes a node. Its outputs have no producer then.

@@ -242,6 +242,15 @@ impl Model {
         self.insert_field(OPSET, whole);
     }
 
+    /// Drops the import of an operator domain that no node uses any more.
+    pub fn remove_opset(&mut self, domain: &str) {
+        let domain = normal_domain(domain);
+        let mut imports = self.opsets.iter();
+        self.fields
+            .retain(|f| f.number != OPSET || imports.next().is_none_or(|(d, _)| d != domain));
+        self.opsets.retain(|(d, _)| d != domain);
+    }
+
     /// The imported operator domains with their versions, in the order of the file.
     pub fn opsets(&self) -> Vec<(String, i64)> {
         self.opsets.clone()

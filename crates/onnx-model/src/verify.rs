@@ -119,6 +119,10 @@ fn subgraphs(node: &Node) -> impl Iterator<Item = Scope> + '_ {
 impl Graph {
     fn verify_values(&self, report: &mut Report) {
         let mut names = HashSet::new();
+        let readers = self.node_ids().filter(|id| self.contains(*id));
+        let captures: HashSet<_> = readers
+            .flat_map(|node| self.node(node).captures.iter().map(move |v| (node, *v)))
+            .collect();
         let mut written = vec![0usize; self.values.len()];
         self.initializer_fields
             .iter()
@@ -152,7 +156,7 @@ impl Graph {
                 }
             }
             for node in &value.captured_by {
-                if !self.contains(*node) || !self.node(*node).captures.contains(&id) {
+                if !self.contains(*node) || !captures.contains(&(*node, id)) {
                     report.add(&subject, format!("it has a reader that is none ({node:?})"));
                 }
             }
@@ -279,6 +283,188 @@ fn verify_function(function: &Function, report: &mut Report) {
     for name in &function.outputs {
         if !defined.contains(name.as_str()) {
             report.add(&subject, format!("nothing defines its output `{name}`"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DataType, NewNode, NodeId, Tensor, ValueId};
+
+    /// Add(x, w), Relu, with a function.
+    fn sound() -> Model {
+        let mut model = Model::new(8, &[("", 17), ("dom", 1)]);
+        let graph = &mut model.graph;
+        let x = graph.add_input("x", DataType::Float, &[]).unwrap();
+        let w = graph.add_initializer("w", Tensor::scalar_f32(1.0));
+        let (y, z) = (graph.new_value("y"), graph.new_value("z"));
+        for (op_type, inputs, output) in [("Add", vec![x, w], y), ("Relu", vec![y], z)] {
+            let inputs = inputs.into_iter().map(Some).collect();
+            graph.add_node(NewNode {
+                op_type: op_type.into(),
+                inputs,
+                outputs: vec![Some(output)],
+                ..NewNode::default()
+            });
+        }
+        let node = |input: &str, output: &str| crate::FunctionNode {
+            op_type: "Relu".into(),
+            inputs: vec![input.into()],
+            outputs: vec![output.into()],
+            ..Default::default()
+        };
+        model.add_function(Function {
+            name: "F".into(),
+            domain: "dom".into(),
+            inputs: vec!["a".into()],
+            outputs: vec!["c".into()],
+            opsets: vec![("".into(), 17)],
+            nodes: vec![node("a", "b"), node("b", "c")],
+            ..Function::default()
+        });
+        model
+    }
+
+    /// What the verifier says after `damage`.
+    fn says(damage: impl Fn(&mut Model)) -> String {
+        let mut model = sound();
+        damage(&mut model);
+        model
+            .verify()
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    fn function(damage: impl Fn(&mut Function)) -> String {
+        says(|model| {
+            let mut function = model.functions()[0].clone();
+            damage(&mut function);
+            model.retain_functions(|_| false);
+            model.add_function(function);
+        })
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_found() {
+        assert_eq!(sound().verify(), Ok(()));
+        let (x, w, y, z) = (ValueId(0), ValueId(1), ValueId(2), ValueId(3));
+        let (add, relu) = (NodeId(0), NodeId(1));
+        let found = [
+            (
+                says(|m| m.graph.order.swap(0, 1)),
+                "(Relu): it reads `y` before that is made",
+            ),
+            (
+                says(|m| _ = m.graph.order.pop()),
+                "graph: a node is not in the order",
+            ),
+            (
+                says(|m| m.graph.order.push(add)),
+                "it is in the order, but not once",
+            ),
+            (
+                says(|m| m.graph.value_mut(y).uses.clear()),
+                "graph: 2 uses and 0 captures, but 3 and 0 readers",
+            ),
+            (
+                says(|m| m.graph.value_mut(x).uses.push((relu, 0))),
+                "`x`: it has a use that is none",
+            ),
+            (
+                says(|m| m.graph.value_mut(x).captured_by.push(relu)),
+                "`x`: it has a reader that is none",
+            ),
+            (
+                says(|m| m.graph.value_mut(y).producer = None),
+                "`y`: it is read, but nothing defines it",
+            ),
+            (
+                says(|m| m.graph.value_mut(y).producer = Some((relu, 0))),
+                "`y`: its producer does not make it",
+            ),
+            (
+                says(|m| m.graph.value_mut(y).kind.input = true),
+                "`y`: a node makes it, and it is a graph input",
+            ),
+            (
+                says(|m| m.graph.value_mut(y).name = "x".into()),
+                "`x`: its name is empty or used twice",
+            ),
+            (
+                says(|m| m.graph.node_mut(relu).outputs[0] = Some(y)),
+                "another node makes `y` too",
+            ),
+            (
+                says(|m| m.graph.outputs.push(z)),
+                "`z`: it is an output without knowing it",
+            ),
+            (
+                says(|m| _ = m.graph.initializer_fields.pop()),
+                "`w`: it is not written once",
+            ),
+            (
+                says(|m| m.graph.remove_node(add)),
+                "`y`: it is read, but nothing defines it",
+            ),
+            (
+                says(|m| {
+                    _ = m
+                        .graph
+                        .add_initializer("bad", Tensor::from_f32s(&[3], &[1.0]))
+                }),
+                "`bad`: its bytes do not fit its dimensions [3]",
+            ),
+            (
+                says(|m| m.graph.value_mut(w).kind.initializer = None),
+                "`w`: it is read, but nothing defines it",
+            ),
+            (
+                says(|m| m.graph.node_mut(add).domain = "other".into()),
+                "(Add): its domain `other` is not imported",
+            ),
+            (
+                says(|m| m.set_ir_version(7)),
+                "model: functions need ir_version 8, it is 7",
+            ),
+            (
+                says(|m| m.set_ir_version(0)),
+                "model: it does not say the version",
+            ),
+            (
+                says(|m| m.add_function(m.functions()[0].clone())),
+                "function F: the model has it twice",
+            ),
+            (
+                function(|f| f.domain = "new".into()),
+                "function F: its domain `new` is not imported",
+            ),
+            (
+                function(|f| f.nodes.swap(0, 1)),
+                "function F, node (Relu without a name): nothing before it defines `b`",
+            ),
+            (
+                function(|f| f.nodes[1].outputs[0] = "b".into()),
+                "it defines `b` again",
+            ),
+            (
+                function(|f| f.outputs.push("d".into())),
+                "function F: nothing defines its output `d`",
+            ),
+            (
+                function(|f| f.inputs.push("a".into())),
+                "function F: input `a` is there twice",
+            ),
+            (
+                function(|f| f.opsets.clear()),
+                "the function does not import its domain ``",
+            ),
+        ];
+        for (text, expected) in found {
+            assert!(text.contains(expected), "{expected}\n{text}");
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use onnx_model::{AttrValue, DataType, Dimension, Model, NewNode, NodeId, Tensor, ValueId};
 
-pub fn varint(mut value: u64) -> Vec<u8> {
+pub(crate) fn varint(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -19,7 +19,7 @@ pub fn varint(mut value: u64) -> Vec<u8> {
 }
 
 /// A varint with `extra` bytes more than it needs.
-pub fn long_varint(value: u64, extra: usize) -> Vec<u8> {
+pub(crate) fn long_varint(value: u64, extra: usize) -> Vec<u8> {
     let mut out = varint(value);
     *out.last_mut().unwrap() |= 0x80;
     out.extend(std::iter::repeat_n(0x80, extra - 1));
@@ -27,11 +27,11 @@ pub fn long_varint(value: u64, extra: usize) -> Vec<u8> {
     out
 }
 
-pub fn int(number: u64, value: i64) -> Vec<u8> {
+pub(crate) fn int(number: u64, value: i64) -> Vec<u8> {
     [varint(number << 3), varint(value as u64)].concat()
 }
 
-pub fn len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let bytes = bytes.as_ref();
     [
         varint(number << 3 | 2),
@@ -42,7 +42,7 @@ pub fn len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// A field whose tag and length take more bytes than they need.
-pub fn long_len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn long_len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let bytes = bytes.as_ref();
     [
         long_varint(number << 3 | 2, 1),
@@ -52,11 +52,11 @@ pub fn long_len(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     .concat()
 }
 
-pub fn fixed32(number: u64, value: f32) -> Vec<u8> {
+pub(crate) fn fixed32(number: u64, value: f32) -> Vec<u8> {
     [varint(number << 3 | 5), value.to_le_bytes().to_vec()].concat()
 }
 
-pub fn group(number: u64, inside: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn group(number: u64, inside: impl AsRef<[u8]>) -> Vec<u8> {
     [
         varint(number << 3 | 3),
         inside.as_ref().to_vec(),
@@ -66,7 +66,13 @@ pub fn group(number: u64, inside: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// A NodeProto.
-pub fn node(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str], more: &[u8]) -> Vec<u8> {
+pub(crate) fn node(
+    op_type: &str,
+    name: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    more: &[u8],
+) -> Vec<u8> {
     let mut out = Vec::new();
     inputs.iter().for_each(|n| out.extend(len(1, n)));
     outputs.iter().for_each(|n| out.extend(len(2, n)));
@@ -77,12 +83,12 @@ pub fn node(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str], more: 
 }
 
 /// An attribute field of a node that holds a graph.
-pub fn graph_attr(name: &str, graph: &[u8]) -> Vec<u8> {
+pub(crate) fn graph_attr(name: &str, graph: &[u8]) -> Vec<u8> {
     len(5, [len(1, name), len(6, graph), int(20, 5)].concat())
 }
 
 /// A ValueInfoProto of a float tensor.
-pub fn value_info(name: &str) -> Vec<u8> {
+pub(crate) fn value_info(name: &str) -> Vec<u8> {
     let shape = [len(1, int(1, 2)), len(1, len(2, "n"))].concat();
     [
         len(1, name),
@@ -92,7 +98,7 @@ pub fn value_info(name: &str) -> Vec<u8> {
 }
 
 /// A ModelProto with this graph.
-pub fn model(graph: &[u8]) -> Vec<u8> {
+pub(crate) fn model(graph: &[u8]) -> Vec<u8> {
     [
         int(1, 8),
         len(8, [len(1, ""), int(2, 17)].concat()),
@@ -101,11 +107,11 @@ pub fn model(graph: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-pub fn read(bytes: Vec<u8>) -> Model {
+pub(crate) fn read(bytes: Vec<u8>) -> Model {
     Model::from_bytes(bytes.into(), None).unwrap_or_else(|e| panic!("{e}"))
 }
 
-pub fn code(bytes: Vec<u8>) -> &'static str {
+pub(crate) fn code(bytes: Vec<u8>) -> &'static str {
     let error = Model::from_bytes(bytes.into(), None).unwrap_err();
     assert!(
         error
@@ -116,7 +122,12 @@ pub fn code(bytes: Vec<u8>) -> &'static str {
     error.code()
 }
 
-pub fn op(model: &mut Model, op_type: &str, inputs: &[ValueId], output: &str) -> (NodeId, ValueId) {
+pub(crate) fn op(
+    model: &mut Model,
+    op_type: &str,
+    inputs: &[ValueId],
+    output: &str,
+) -> (NodeId, ValueId) {
     let value = model.graph.new_value(output);
     let node = model.graph.add_node(NewNode {
         op_type: op_type.into(),
@@ -128,7 +139,7 @@ pub fn op(model: &mut Model, op_type: &str, inputs: &[ValueId], output: &str) ->
 }
 
 /// Softmax(x + w), the nodes in the wrong order, no outputs.
-pub fn small() -> Model {
+pub(crate) fn small() -> Model {
     let mut model = Model::new(8, &[("", 17)]);
     let g = &mut model.graph;
     let dims = [Dimension::Param("n".into()), Dimension::Value(4)];
@@ -153,7 +164,7 @@ pub fn small() -> Model {
 
 /// A graph with an If whose bodies read values outside, an unknown field, a sparse initializer, a Constant, an
 /// initializer that is a default, and declared types.
-pub fn rich_graph() -> Vec<u8> {
+pub(crate) fn rich_graph() -> Vec<u8> {
     let body = |name: &str| {
         let inner = node("Add", "", &["x", "w"], &[name], &[]);
         let deeper = [
@@ -241,7 +252,7 @@ pub fn rich_graph() -> Vec<u8> {
     .concat()
 }
 
-pub fn rich() -> Vec<u8> {
+pub(crate) fn rich() -> Vec<u8> {
     let function_node = node("Identity", "", &["a"], &["b"], &[]);
     let function = [
         len(1, "F"),
