@@ -1,1 +1,30 @@
-//! The conversion pipeline: one file per pass.
+//! The conversion pipeline: one file per pass, the order in [`pipeline`].
+//!
+//! Every pass takes a graph that the verifier accepts and leaves one that it accepts. From `insert` on the graph computes the
+//! plan's model; until `externals` and `shapes` have run, the inserted rows still meet masks and shapes for n tokens.
+
+pub mod bodies;
+mod conversion;
+mod emit;
+mod error;
+pub mod pipeline;
+pub mod plan;
+
+mod blocks;
+mod canonical;
+pub mod clean_up;
+mod externals;
+mod functions;
+mod insert;
+mod local;
+mod operators;
+mod partition;
+mod planning;
+mod select;
+mod shapes;
+mod vip;
+
+pub use conversion::{Conversion, Form};
+pub use error::Error;
+pub use pipeline::{PASSES, Pass, convert};
+pub use planning::{EncoderOptions, Request};

@@ -1,0 +1,330 @@
+//! Finding the blocks of every residual stream by data flow.
+//!
+//! A *cut* is a value that every data path from the stream's source to the primary output crosses. Scanning the nodes between
+//! the two in topological order, a value is a cut exactly if, once it is produced, nothing else that was produced is still to
+//! be read. Between two neighbouring cuts lies a segment; a block begins at the cut before a segment with an attention and
+//! ends where the next begins.
+
+use crate::block::{self, BlockAxes};
+use crate::dim::Samples;
+use crate::flow::describe;
+use crate::masks;
+use crate::reach::{Reach, reads_shape_only};
+use crate::refusal::{Code, Refusal};
+use onnx_model::{Graph, Model, NodeId, ValueId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// One block of a stream.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The cut it begins at.
+    pub input: ValueId,
+    /// The cut it ends at.
+    pub output: ValueId,
+    /// Its core nodes in topological order.
+    pub core: Vec<NodeId>,
+    /// A name for messages: the longest common prefix of its nodes' names.
+    pub name: String,
+    /// Its axes, or why it cannot be converted.
+    pub axes: Result<Box<BlockAxes>, Refusal>,
+}
+
+/// A residual stream with its blocks.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Its blocks in order, also those that cannot be converted.
+    pub blocks: Vec<Block>,
+    /// The graph output that its cuts were found against.
+    pub output: ValueId,
+}
+
+/// Finds the streams of a graph and analyses their blocks.
+pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
+    let graph = &model.graph;
+    let reach = Reach::new(graph);
+    let opset = model.opset("").unwrap_or(0);
+    let candidates = attentions(graph);
+    let mut assigned: BTreeSet<NodeId> = BTreeSet::new();
+    let mut streams = Vec::new();
+    for attention in &candidates {
+        if assigned.contains(&attention.softmax) {
+            continue;
+        }
+        let Some((chain, output)) = best_chain(graph, &reach, attention, &candidates) else {
+            continue;
+        };
+        let blocks = split(graph, samples, opset, &reach, &chain, &candidates, output);
+        let found: BTreeSet<NodeId> =
+            candidates.iter().map(|a| a.softmax).filter(|s| blocks.iter().any(|b| b.core.contains(s))).collect();
+        if found.is_disjoint(&BTreeSet::from([attention.softmax])) {
+            assigned.insert(attention.softmax);
+        }
+        // A stream is told once: blocks whose attention an earlier stream holds already are not new.
+        let new: Vec<Block> = blocks
+            .into_iter()
+            .filter(|b| candidates.iter().any(|a| b.core.contains(&a.softmax) && !assigned.contains(&a.softmax)))
+            .collect();
+        assigned.extend(found);
+        if !new.is_empty() {
+            streams.push(Stream { blocks: new, output });
+        }
+    }
+    streams
+}
+
+/// A softmax that may be an attention's, with the products before it.
+#[derive(Clone, Debug)]
+struct Attention {
+    softmax: NodeId,
+    /// The operands of products of computed values, the nearest first: queries and keys among them.
+    products: Vec<[ValueId; 2]>,
+}
+
+fn is_product(op: &str) -> bool {
+    matches!(op, "MatMul" | "Einsum" | "FusedMatMul" | "MatMulInteger" | "MatMulIntegerToFloat" | "QLinearMatMul" | "Gemm")
+}
+
+/// Softmaxes whose input is computed, through other than products, from a product of two values that are not weights.
+fn attentions(graph: &Graph) -> Vec<Attention> {
+    /// How far the products are looked for: masks and biases have longer ways.
+    const MOST_VALUES: usize = 256;
+    let mut out = Vec::new();
+    for id in graph.node_ids().filter(|&id| graph.node(id).op_type == "Softmax") {
+        let mut queue: VecDeque<ValueId> = graph.node(id).inputs.first().copied().flatten().into_iter().collect();
+        let mut seen = BTreeSet::new();
+        let mut products = Vec::new();
+        while let Some(value) = queue.pop_front() {
+            if !seen.insert(value) || seen.len() > MOST_VALUES {
+                continue;
+            }
+            let Some((producer, _)) = graph.value(value).producer() else { continue };
+            let before = graph.node(producer);
+            if reads_shape_only(graph, producer) {
+                continue;
+            }
+            if is_product(&before.op_type) {
+                let operands: Vec<ValueId> = before.inputs.iter().flatten().take(2).copied().collect();
+                if let [a, b] = operands[..]
+                    && !is_weight(graph, a)
+                    && !is_weight(graph, b)
+                {
+                    products.push([a, b]);
+                }
+                continue;
+            }
+            queue.extend(before.inputs.iter().flatten());
+        }
+        if !products.is_empty() {
+            out.push(Attention { softmax: id, products });
+        }
+    }
+    out
+}
+
+/// Whether a value is a constant, possibly behind operators on constants only.
+fn is_weight(graph: &Graph, value: ValueId) -> bool {
+    let mut value = value;
+    for _ in 0..8 {
+        if graph.is_initializer(value) && !graph.is_input(value) {
+            return true;
+        }
+        let Some((producer, _)) = graph.value(value).producer() else { return false };
+        let node = graph.node(producer);
+        match node.op_type.as_str() {
+            "Constant" => return true,
+            "Identity" | "Cast" | "DequantizeLinear" | "Transpose" | "Mul" | "Reshape" => {
+                match node.inputs.first().copied().flatten() {
+                    Some(input) => value = input,
+                    None => return false,
+                }
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The chain of cuts with the most blocks among those that begin at a common ancestor of queries and keys.
+fn best_chain(
+    graph: &Graph,
+    reach: &Reach,
+    attention: &Attention,
+    all: &[Attention],
+) -> Option<(Vec<ValueId>, ValueId)> {
+    let output = primary_output(graph, reach, attention, all)?;
+    // The first product whose operands come from one value; others (relative positions) meet weights.
+    let common = attention.products.iter().find_map(|&[a, b]| {
+        let (left, right) = (reach.ancestors(graph, a), reach.ancestors(graph, b));
+        let common: Vec<ValueId> = left.intersection(&right).copied().filter(|&v| !is_weight(graph, v)).collect();
+        (!common.is_empty()).then_some(common)
+    })?;
+    let mut sources: Vec<(usize, ValueId)> = common
+        .into_iter()
+        .map(|v| (graph.value(v).producer().map_or(0, |(n, _)| reach.position(n) + 1), v))
+        .collect();
+    sources.sort();
+    const MOST: usize = 96;
+    if sources.len() > MOST {
+        sources.drain(MOST / 3..sources.len() - 2 * MOST / 3);
+    }
+    let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
+    let mut best: Option<(usize, Vec<ValueId>)> = None;
+    for (_, source) in sources {
+        let chain = reach.cuts(graph, source, output);
+        let blocks = chain
+            .windows(2)
+            .filter(|w| {
+                let segment = reach.between(graph, w[0], w[1]);
+                segment.iter().filter(|n| softmaxes.contains(n)).count() == 1
+            })
+            .count();
+        if best.as_ref().is_none_or(|(most, _)| blocks > *most) {
+            best = Some((blocks, chain));
+        }
+    }
+    best.filter(|(blocks, _)| *blocks > 0).map(|(_, chain)| (chain, output))
+}
+
+/// The first graph output that depends on the most attentions, this one among them.
+fn primary_output(graph: &Graph, reach: &Reach, attention: &Attention, all: &[Attention]) -> Option<ValueId> {
+    let mut best: Option<(usize, ValueId)> = None;
+    for &output in graph.outputs() {
+        let ancestors = reach.ancestors(graph, output);
+        let depends = |a: &Attention| graph.node(a.softmax).outputs.iter().flatten().any(|v| ancestors.contains(v));
+        if !depends(attention) {
+            continue;
+        }
+        let count = all.iter().filter(|a| depends(a)).count();
+        if best.is_none_or(|(most, _)| count > most) {
+            best = Some((count, output));
+        }
+    }
+    best.map(|(_, v)| v)
+}
+
+/// Splits a chain of cuts into blocks and analyses each.
+fn split(
+    graph: &Graph,
+    samples: &Samples,
+    opset: i64,
+    reach: &Reach,
+    chain: &[ValueId],
+    all: &[Attention],
+    primary: ValueId,
+) -> Vec<Block> {
+    let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
+    let segments: Vec<Vec<NodeId>> = chain.windows(2).map(|w| reach.between(graph, w[0], w[1])).collect();
+    let starts: Vec<usize> =
+        (0..segments.len()).filter(|&i| segments[i].iter().any(|n| softmaxes.contains(n))).collect();
+    let mut blocks = Vec::new();
+    for (k, &start) in starts.iter().enumerate() {
+        let end = match (starts.get(k + 1), k.checked_sub(1).and_then(|p| starts.get(p))) {
+            (Some(&next), _) => next,
+            (None, Some(&previous)) => (start + (start - previous)).min(segments.len()),
+            (None, None) => single_block_end(graph, &segments, start),
+        };
+        let core: Vec<NodeId> = segments[start..end].concat();
+        let (input, output) = (chain[start], chain[end]);
+        let axes = check_block(graph, samples, opset, reach, &core, input, output, &softmaxes, primary);
+        blocks.push(Block { input, output, name: common_name(graph, &core), core, axes: axes.map(Box::new) });
+    }
+    blocks
+}
+
+/// Where a lone block ends: after the feed-forward segment, and after the norm behind it if there was one behind the attention.
+fn single_block_end(graph: &Graph, segments: &[Vec<NodeId>], start: usize) -> usize {
+    let products = |i: usize| segments[i].iter().filter(|&&n| is_product(&graph.node(n).op_type)).count();
+    let Some(feed_forward) = (start + 1..segments.len()).find(|&i| products(i) >= 2) else {
+        return segments.len().min(start + 1);
+    };
+    // Post-LN has as many segments behind the feed-forward as between attention and feed-forward.
+    (feed_forward + 1 + (feed_forward - start - 1)).min(segments.len())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn check_block(
+    graph: &Graph,
+    samples: &Samples,
+    opset: i64,
+    reach: &Reach,
+    core: &[NodeId],
+    input: ValueId,
+    output: ValueId,
+    softmaxes: &BTreeSet<NodeId>,
+    primary: ValueId,
+) -> Result<BlockAxes, Refusal> {
+    let inside: Vec<NodeId> = core.iter().copied().filter(|n| softmaxes.contains(n)).collect();
+    if inside.len() > 1 {
+        return Err(Refusal {
+            code: Code::ManyAttentions,
+            node: inside.iter().map(|&n| describe(graph.node(n))).collect::<Vec<_>>().join(", "),
+            reason: format!("There is no cut of the residual stream between {} attentions.", inside.len()),
+        });
+    }
+    let mut axes = block::analyse(graph, samples, opset, core, input, output)?;
+    axes.follow_satellites(graph, samples, opset, reach, core)?;
+    leaks(graph, reach, core, output, primary)?;
+    masks::check(graph, samples, &axes, core)?;
+    Ok(axes)
+}
+
+/// Nothing but the block's output may be read outside, except by Shape.
+fn leaks(graph: &Graph, reach: &Reach, core: &[NodeId], output: ValueId, primary: ValueId) -> Result<(), Refusal> {
+    let nodes: BTreeSet<NodeId> = core.iter().copied().collect();
+    for &id in core {
+        for &value in graph.node(id).outputs.iter().flatten() {
+            if value == output {
+                continue;
+            }
+            let refuse = |by: String| Refusal {
+                code: Code::Exposed,
+                node: describe(graph.node(id)),
+                reason: format!("Its output '{}' is read outside the block by {by}.", graph.value(value).name),
+            };
+            if graph.is_output(value) || value == primary {
+                return Err(refuse("the model's outputs".into()));
+            }
+            if let Some(&by) = graph.value(value).captured_by().first() {
+                return Err(refuse(describe(graph.node(by))));
+            }
+            for &(reader, _) in graph.value(value).uses() {
+                if nodes.contains(&reader) || reads_shape_only(graph, reader) || !reach.is_live(reader) {
+                    continue;
+                }
+                return Err(refuse(describe(graph.node(reader))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The longest common prefix of the node names, cut at a separator.
+fn common_name(graph: &Graph, core: &[NodeId]) -> String {
+    let mut names = core.iter().map(|&n| graph.node(n).name.as_str()).filter(|n| !n.is_empty());
+    let Some(first) = names.next() else { return String::new() };
+    let mut prefix = first.to_owned();
+    for name in names {
+        let common = prefix.char_indices().zip(name.chars()).find(|((_, a), b)| a != b).map_or_else(
+            || prefix.len().min(name.len()),
+            |((i, _), _)| i,
+        );
+        prefix.truncate(common);
+    }
+    match prefix.rfind(['/', '.']) {
+        Some(end) if prefix.len() < first.len() => prefix[..end].trim_matches('/').to_owned(),
+        _ => prefix.trim_matches('/').to_owned(),
+    }
+}
+
+/// The number of blocks by refusal code and those converted, for summaries.
+pub fn tally(streams: &[Stream]) -> (usize, BTreeMap<Code, usize>) {
+    let mut refused = BTreeMap::new();
+    let mut convertible = 0;
+    for block in streams.iter().flat_map(|s| &s.blocks) {
+        match &block.axes {
+            Ok(_) => convertible += 1,
+            Err(r) => *refused.entry(r.code).or_insert(0) += 1,
+        }
+    }
+    (convertible, refused)
+}

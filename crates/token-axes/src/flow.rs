@@ -1,0 +1,277 @@
+//! What one operator of a block does to the axes.
+//!
+//! [`apply`] takes the layouts of the operator's *core* inputs (values computed from the block's input) and returns the layout of
+//! its outputs, how every other input with a token or batch axis is aligned ([`External`]), and which shape operand must be
+//! rebuilt for another number of rows. Any operator that is not known to treat tokens alike is refused.
+//!
+//! Invariant: if `apply` succeeds on all nodes of a block, the block computes the same for each token whatever the other tokens
+//! are, except through the softmax it reports; externals and shape operands aside, it does not depend on the number of tokens.
+
+mod attention;
+mod elementwise;
+mod movement;
+mod products;
+mod reductions;
+
+use crate::dim::{Dim, Samples};
+use crate::layout::{Axis, Layout, axis_size, has_batch, has_tokens};
+use crate::refusal::{Code, Refusal};
+use onnx_model::{Graph, Node, NodeId, ValueId};
+use std::collections::BTreeMap;
+
+/// One axis of an external value as the operator that reads it sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FrameAxis {
+    /// The axis of the operator's other inputs that it meets.
+    pub axis: Axis,
+    /// Whether the external runs over that axis (otherwise its size there is 1).
+    pub present: bool,
+}
+
+/// A value that is not computed from the block's input, read by a node of the block, with a token or batch axis.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Which input of the node it is.
+    pub input: usize,
+    /// The value.
+    pub value: ValueId,
+    /// Its axes, after axes of size 1 are put in front until it has as many as the frame.
+    pub frame: Vec<FrameAxis>,
+}
+
+/// A shape operand of a node in a block, as it must be for another number of rows.
+#[derive(Clone, Debug)]
+pub enum ShapeOperand {
+    /// The target of a Reshape from one layout to another.
+    Reshape,
+    /// The target of an Expand.
+    Expand,
+    /// Starts, ends, axes and steps of a Slice, constant for any length.
+    Slice {
+        /// First index per axis.
+        starts: Vec<i64>,
+        /// End index per axis (`i64::MAX`: the whole axis).
+        ends: Vec<i64>,
+        /// The axes.
+        axes: Vec<i64>,
+        /// The steps.
+        steps: Vec<i64>,
+    },
+}
+
+/// An output token axis continues an input's axis: `(output axis, input, axis of that input, in frame axes for externals)`.
+pub type Link = (usize, usize, usize);
+
+/// What a node does to the axes.
+#[derive(Clone, Debug, Default)]
+pub struct Flow {
+    /// The layouts of its outputs.
+    pub outputs: Vec<(ValueId, Layout)>,
+    /// Its external inputs.
+    pub externals: Vec<External>,
+    /// The shape operand to rebuild.
+    pub operand: Option<ShapeOperand>,
+    /// Where its output token axes come from.
+    pub links: Vec<Link>,
+    /// The key axis, if this is the softmax of an attention.
+    pub softmax: Option<usize>,
+}
+
+/// The place a rule looks at: one node with what is known around it.
+pub struct Site<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Shapes and small contents.
+    pub samples: &'a Samples,
+    /// The default domain's opset.
+    pub opset: i64,
+    /// The number of tokens.
+    pub tokens: Dim,
+    /// The batch size.
+    pub batch: Dim,
+    /// The layouts of the values computed from the block's input.
+    pub core: &'a BTreeMap<ValueId, Layout>,
+    /// The node.
+    pub id: NodeId,
+    /// The node itself.
+    pub node: &'a Node,
+}
+
+/// One input of a node.
+pub(crate) enum Operand {
+    Core(Layout),
+    External(ValueId, Vec<Dim>),
+}
+
+impl<'a> Site<'a> {
+    /// A refusal at this node.
+    pub(crate) fn refuse(&self, code: Code, reason: impl Into<String>) -> Refusal {
+        Refusal { code, node: describe(self.node), reason: reason.into() }
+    }
+
+    pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
+        self.node.inputs.get(index).copied().flatten()
+    }
+
+    pub(crate) fn operand(&self, index: usize) -> Result<Operand, Refusal> {
+        let value = self.input(index).ok_or_else(|| {
+            self.refuse(Code::UnknownShape, format!("Its input {index} is missing."))
+        })?;
+        if let Some(layout) = self.core.get(&value) {
+            return Ok(Operand::Core(layout.clone()));
+        }
+        let shape = self.samples.shape(value).ok_or_else(|| {
+            let name = &self.graph.value(value).name;
+            self.refuse(Code::UnknownShape, format!("The shape of its input '{name}' is not known."))
+        })?;
+        Ok(Operand::External(value, shape))
+    }
+
+    /// The layout of an input that has to be computed from the block's input.
+    pub(crate) fn core_operand(&self, index: usize) -> Result<Layout, Refusal> {
+        match self.operand(index)? {
+            Operand::Core(layout) => Ok(layout),
+            Operand::External(..) => Err(self.refuse(
+                Code::UnknownOp,
+                format!("Its input {index} does not come from the block's input."),
+            )),
+        }
+    }
+
+    pub(crate) fn is_core(&self, index: usize) -> bool {
+        self.input(index).is_some_and(|v| self.core.contains_key(&v))
+    }
+
+    pub(crate) fn output(&self, index: usize) -> Option<ValueId> {
+        self.node.outputs.get(index).copied().flatten()
+    }
+
+    pub(crate) fn output_shape(&self, index: usize) -> Result<Vec<Dim>, Refusal> {
+        self.output(index)
+            .and_then(|v| self.samples.shape(v))
+            .ok_or_else(|| self.shape_unknown(index))
+    }
+
+    /// Why an output's shape is not known; a length that was traced into the graph is told as such.
+    fn shape_unknown(&self, index: usize) -> Refusal {
+        let facts = self.samples.0.first();
+        if let Some(baked) = facts.and_then(|f| f.baked().iter().find(|b| b.node == self.id)) {
+            return self.refuse(
+                Code::BakedLength,
+                format!("'{}' is declared dynamic, but this node only works for {}.", baked.symbol, baked.literal),
+            );
+        }
+        let reason = self.output(index).and_then(|v| facts?.unknown(v)).map(|u| format!(" ({})", u.reason));
+        self.refuse(Code::UnknownShape, format!("The shape of its output is not known{}.", reason.unwrap_or_default()))
+    }
+
+    /// An axis number from an attribute or operand, made non-negative.
+    pub(crate) fn axis(&self, axis: i64, rank: usize) -> Result<usize, Refusal> {
+        let rank_i = rank as i64;
+        let axis = if axis < 0 { axis + rank_i } else { axis };
+        if (0..rank_i).contains(&axis) {
+            Ok(axis as usize)
+        } else {
+            Err(self.refuse(Code::Axes, format!("Axis {axis} of a value with {rank} axes.")))
+        }
+    }
+
+    /// All outputs have the same layout.
+    pub(crate) fn all_outputs(&self, layout: Layout) -> Vec<(ValueId, Layout)> {
+        self.node.outputs.iter().flatten().map(|&v| (v, layout.clone())).collect()
+    }
+
+    /// The axis a new external axis of a size runs over: found by its size, since nothing else is known of it.
+    pub(crate) fn free_axis(&self, size: Dim) -> Result<Axis, Refusal> {
+        use crate::layout::{Factor, Role, feature};
+        if size == self.tokens {
+            Ok(vec![Factor { role: Role::Token, size }])
+        } else if size.constant().is_some() {
+            Ok(feature(size))
+        } else if size == self.batch {
+            Ok(vec![Factor { role: Role::Batch, size }])
+        } else {
+            Err(self.refuse(
+                Code::External,
+                format!("An axis of size {size:?} is neither tokens ({:?}), batch nor constant.", self.tokens),
+            ))
+        }
+    }
+
+    /// The external with its frame, if it has an axis that depends on the rows.
+    pub(crate) fn external(
+        &self,
+        input: usize,
+        value: ValueId,
+        frame: Vec<FrameAxis>,
+    ) -> Result<Option<External>, Refusal> {
+        let tokens = frame.iter().any(|a| a.present && has_tokens(&a.axis));
+        let batch = frame.iter().any(|a| a.present && has_batch(&a.axis));
+        if !tokens && !batch {
+            return Ok(None);
+        }
+        if !frame.iter().any(|a| has_batch(&a.axis)) && self.batch.constant() != Some(1) {
+            let name = &self.graph.value(value).name;
+            return Err(self.refuse(
+                Code::External,
+                format!("'{name}' runs over tokens, but nothing here runs over the batch."),
+            ));
+        }
+        Ok(Some(External { input, value, frame }))
+    }
+
+    /// Links from each token axis of `layout` to the same axis of `input`.
+    pub(crate) fn same_axes(&self, layout: &Layout, input: usize) -> Vec<Link> {
+        layout
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, axis)| has_tokens(axis))
+            .map(|(i, _)| (i, input, i))
+            .collect()
+    }
+}
+
+/// A node as messages name it.
+pub fn describe(node: &Node) -> String {
+    let name = if node.name.is_empty() { "(unnamed)" } else { &node.name };
+    format!("{name} ({})", node.op_type)
+}
+
+/// Aligns an external's shape with frame axes from the right; `None` where a size fits neither 1 nor the axis.
+pub(crate) fn align(shape: &[Dim], axes: &[Axis]) -> Option<Vec<FrameAxis>> {
+    let skip = axes.len().checked_sub(shape.len())?;
+    axes.iter()
+        .enumerate()
+        .map(|(i, axis)| {
+            let size = if i < skip { Dim::ONE } else { shape[i - skip] };
+            if !axis.is_empty() && size == axis_size(axis) && (size != Dim::ONE || i >= skip) {
+                Some(FrameAxis { axis: axis.clone(), present: size != Dim::ONE })
+            } else if size == Dim::ONE {
+                Some(FrameAxis { axis: axis.clone(), present: false })
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+/// What the node does to the axes, or why it cannot be in a converted block.
+pub fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let op = site.node.op_type.as_str();
+    if site.node.has_subgraph() {
+        return Err(site.refuse(Code::UnknownOp, "Control flow inside a block."));
+    }
+    match (site.node.domain.as_str(), op) {
+        ("" | "com.microsoft", op) if elementwise::knows(op) => elementwise::apply(site),
+        ("", "MatMul" | "MatMulInteger" | "Gemm" | "Einsum" | "Conv")
+        | ("com.microsoft", "FusedMatMul" | "MatMulIntegerToFloat") => products::apply(site),
+        ("", "Softmax") => attention::softmax(site),
+        ("", op) if movement::knows(op) => movement::apply(site),
+        ("" | "com.microsoft", op) if reductions::knows(op) => reductions::apply(site),
+        _ => Err(site.refuse(
+            Code::UnknownOp,
+            format!("The operator '{}{}{op}' is not known to treat tokens alike.", site.node.domain, if site.node.domain.is_empty() { "" } else { "." }),
+        )),
+    }
+}

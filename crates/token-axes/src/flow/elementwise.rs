@@ -1,0 +1,181 @@
+//! Operators that compute each element from the elements at the same place of their inputs.
+
+use super::{External, Flow, Operand, Site, align};
+use crate::dim::Dim;
+use crate::layout::{Axis, Layout, axis_size, feature, has_tokens};
+use crate::refusal::{Code, Refusal};
+
+/// Whether the operator is elementwise with broadcasting over all its inputs.
+pub(super) fn knows(op: &str) -> bool {
+    matches!(
+        op,
+        "Abs" | "Acos" | "Acosh" | "Add" | "And" | "Asin" | "Atan" | "BiasGelu" | "BitwiseAnd" | "BitwiseNot" | "BitwiseOr"
+            | "Cast" | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "DequantizeLinear" | "Div" | "Dropout" | "Elu"
+            | "Equal" | "Erf" | "Exp" | "FastGelu" | "Floor" | "Gelu" | "Greater" | "GreaterOrEqual" | "HardSigmoid"
+            | "HardSwish" | "Identity" | "IsInf" | "IsNaN" | "LeakyRelu" | "Less" | "LessOrEqual" | "Log" | "Max" | "Mean"
+            | "Min" | "Mish" | "Mod" | "Mul" | "Neg" | "Not" | "Or" | "PRelu" | "Pow" | "QuantizeLinear" | "QuickGelu"
+            | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus"
+            | "Softsign" | "Sqrt" | "Sub" | "Sum" | "Swish" | "Tan" | "Tanh" | "ThresholdedRelu" | "Where" | "Xor"
+    )
+}
+
+pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
+    match site.node.op_type.as_str() {
+        // Ratio, training flag, bounds and the type example say nothing about axes.
+        "Dropout" | "CastLike" | "Clip" => unary(site),
+        "QuantizeLinear" | "DequantizeLinear" => quantize(site),
+        _ => {
+            let inputs: Vec<usize> =
+                (0..site.node.inputs.len()).filter(|&i| site.input(i).is_some()).collect();
+            broadcast(site, &inputs)
+        }
+    }
+}
+
+fn unary(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let layout = site.core_operand(0)?;
+    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+}
+
+/// Scale and zero point are one number, or one per entry of a feature axis; a number computed from the tokens (dynamic
+/// quantisation) is fine too, since it does not depend on their order.
+fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
+    if !site.is_core(0) {
+        return Err(site.refuse(Code::UnknownOp, "A weight is quantised with a scale computed from the tokens."));
+    }
+    for i in 1..site.node.inputs.len() {
+        match site.input(i).map(|_| site.operand(i)).transpose()? {
+            Some(Operand::Core(layout)) if layout.0.iter().any(has_tokens) => {
+                return Err(site.refuse(Code::UnknownOp, "A scale per token."));
+            }
+            Some(Operand::External(_, shape)) if shape.iter().any(|d| d.constant().is_none()) => {
+                return Err(site.refuse(Code::UnknownOp, "A scale that is not constant."));
+            }
+            _ => {}
+        }
+    }
+    unary(site)
+}
+
+/// Broadcasts the given inputs against each other.
+pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refusal> {
+    let operands: Vec<(usize, Operand)> =
+        inputs.iter().map(|&i| Ok((i, site.operand(i)?))).collect::<Result<_, Refusal>>()?;
+    let rank = operands.iter().map(|(_, o)| o.rank()).max().unwrap_or(0);
+    let mut axes: Vec<Axis> = vec![Vec::new(); rank];
+    for (_, operand) in &operands {
+        if let Operand::Core(layout) = operand {
+            let skip = rank - layout.0.len();
+            for (i, axis) in layout.0.iter().enumerate() {
+                merge(site, &mut axes[skip + i], axis)?;
+            }
+        }
+    }
+    // Sizes that only externals bring.
+    for (_, operand) in &operands {
+        if let Operand::External(_, shape) = operand {
+            let skip = rank - shape.len();
+            for (i, &size) in shape.iter().enumerate() {
+                if axes[skip + i].is_empty() && size != Dim::ONE {
+                    axes[skip + i] = site.free_axis(size)?;
+                }
+            }
+        }
+    }
+    let mut flow = Flow::default();
+    for (input, operand) in &operands {
+        match operand {
+            Operand::Core(layout) => {
+                let skip = rank - layout.0.len();
+                for (i, axis) in layout.0.iter().enumerate() {
+                    if has_tokens(axis) {
+                        flow.links.push((skip + i, *input, i));
+                    }
+                }
+            }
+            Operand::External(value, shape) => {
+                let frame = align(shape, &axes).ok_or_else(|| {
+                    let name = &site.graph.value(*value).name;
+                    let sizes: Vec<Dim> = axes.iter().map(axis_size).collect();
+                    site.refuse(
+                        baked(shape, &axes),
+                        format!("'{name}' of shape {shape:?} meets values of shape {sizes:?}."),
+                    )
+                })?;
+                for (i, axis) in frame.iter().enumerate() {
+                    if axis.present && has_tokens(&axis.axis) {
+                        flow.links.push((i, *input, i));
+                    }
+                }
+                flow.externals.extend(site.external(*input, *value, frame)?);
+            }
+        }
+    }
+    flow.outputs = site.all_outputs(Layout(axes));
+    Ok(flow)
+}
+
+/// A literal size where tokens should be is a traced length.
+fn baked(shape: &[Dim], axes: &[Axis]) -> Code {
+    let skip = axes.len().saturating_sub(shape.len());
+    let literal = shape.iter().zip(axes.iter().skip(skip)).any(|(d, axis)| {
+        has_tokens(axis) && d.constant().is_some_and(|c| c != 1) && axis_size(axis).constant().is_none()
+    });
+    if literal { Code::BakedLength } else { Code::Axes }
+}
+
+fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {
+    if into.is_empty() || (axis_size(into) == Dim::ONE && axis_size(axis) != Dim::ONE) {
+        into.clone_from(axis);
+        return Ok(());
+    }
+    if axis.is_empty() || into == axis || axis_size(axis) == Dim::ONE {
+        return Ok(());
+    }
+    let roles = |a: &Axis| a.iter().map(|f| (f.role == crate::layout::Role::Feature, f.size)).collect::<Vec<_>>();
+    if roles(into) == roles(axis) {
+        // Token and attended, or the like: keep the weaker claim.
+        if axis.iter().any(|f| f.role == crate::layout::Role::Token) {
+            into.clone_from(axis);
+        }
+        return Ok(());
+    }
+    // Features may be split in different ways: [4*8] meets [32].
+    if crate::layout::is_feature(into) && crate::layout::is_feature(axis) && axis_size(into) == axis_size(axis) {
+        *into = feature(axis_size(into));
+        return Ok(());
+    }
+    let (a, b) = (Layout(vec![into.clone()]), Layout(vec![axis.clone()]));
+    Err(site.refuse(Code::Axes, format!("An axis {a} meets an axis {b}.")))
+}
+
+impl Operand {
+    pub(crate) fn rank(&self) -> usize {
+        match self {
+            Operand::Core(layout) => layout.0.len(),
+            Operand::External(_, shape) => shape.len(),
+        }
+    }
+}
+
+/// The externals of inputs that do not run over tokens (weights, biases); an error if one does.
+pub(super) fn plain_inputs(site: &Site<'_>, inputs: std::ops::Range<usize>) -> Result<Vec<External>, Refusal> {
+    for i in inputs {
+        if site.input(i).is_none() {
+            continue;
+        }
+        match site.operand(i)? {
+            Operand::Core(layout) if layout.0.iter().all(|a| crate::layout::is_feature(a)) => {}
+            Operand::Core(_) => {
+                return Err(site.refuse(Code::UnknownOp, format!("Its input {i} is computed from the tokens.")));
+            }
+            Operand::External(value, shape) => {
+                if shape.iter().any(|d| d.constant().is_none()) {
+                    let name = &site.graph.value(value).name;
+                    return Err(site.refuse(Code::External, format!("Its parameter '{name}' has no constant shape.")));
+                }
+            }
+        }
+    }
+    Ok(Vec::new())
+}

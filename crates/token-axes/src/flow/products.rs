@@ -1,0 +1,217 @@
+//! Products: projections contract features with weights; the attention contracts features of queries and keys, then
+//! normalised keys with values. No other contraction may run over tokens.
+
+use super::elementwise::plain_inputs;
+use super::{Flow, FrameAxis, Operand, Site};
+use crate::dim::Dim;
+use crate::layout::{Axis, Layout, Role, axis_size, feature, has_batch, has_tokens, is_feature};
+use crate::refusal::{Code, Refusal};
+use std::collections::BTreeMap;
+
+pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
+    match site.node.op_type.as_str() {
+        "Conv" => conv(site),
+        "Gemm" => gemm(site),
+        "Einsum" => einsum(site),
+        "MatMulInteger" | "MatMulIntegerToFloat" => {
+            let mut flow = matmul(site, false, false)?;
+            // Scales, zero points, bias: numbers, or one per output feature.
+            for i in 2..site.node.inputs.len() {
+                if site.is_core(i) {
+                    let layout = site.core_operand(i)?;
+                    if !layout.0.is_empty() {
+                        return Err(site.refuse(Code::UnknownOp, "A quantisation parameter per token."));
+                    }
+                } else {
+                    plain_inputs(site, i..i + 1)?;
+                }
+            }
+            flow.outputs.truncate(1);
+            Ok(flow)
+        }
+        "FusedMatMul" => {
+            if ["transBatchA", "transBatchB"].iter().any(|a| site.node.attr_int(a).unwrap_or(0) != 0) {
+                return Err(site.refuse(Code::UnknownOp, "FusedMatMul with transposed batch axes."));
+            }
+            let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
+            matmul(site, flag("transA"), flag("transB"))
+        }
+        _ => matmul(site, false, false),
+    }
+}
+
+/// The axes of an operand named by letters.
+enum Side {
+    Core(Vec<Axis>),
+    External(onnx_model::ValueId, Vec<Dim>),
+}
+
+/// A product over shared letters, as einsum writes it. Letters of size 1 broadcast.
+fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> Result<Flow, Refusal> {
+    let mut sides = Vec::new();
+    for (input, letters) in inputs {
+        let side = match site.operand(*input)? {
+            Operand::Core(layout) => Side::Core(layout.0),
+            Operand::External(value, shape) => Side::External(value, shape),
+        };
+        let rank = match &side {
+            Side::Core(axes) => axes.len(),
+            Side::External(_, shape) => shape.len(),
+        };
+        if rank != letters.len() {
+            return Err(site.refuse(Code::Axes, format!("An operand with {rank} axes where {} are named.", letters.len())));
+        }
+        sides.push((*input, letters, side));
+    }
+    let mut axes: BTreeMap<char, Axis> = BTreeMap::new();
+    for (_, letters, side) in &sides {
+        let Side::Core(operand) = side else { continue };
+        for (&letter, axis) in letters.iter().zip(operand) {
+            let known = axes.entry(letter).or_default();
+            let contracted = !output.contains(&letter);
+            if contracted && !known.is_empty() && has_tokens(axis) {
+                let attended = |a: &Axis| a.iter().any(|f| f.role == Role::Attended);
+                if !(attended(known) || attended(axis)) || axis_size(known) != axis_size(axis) {
+                    return Err(site.refuse(Code::TokenMixing, "Tokens are summed up without a softmax over them."));
+                }
+                if attended(axis) {
+                    known.clone_from(axis);
+                }
+                continue;
+            }
+            if known.is_empty() {
+                known.clone_from(axis);
+            } else if axis_size(known) != axis_size(axis) && !axis.is_empty() {
+                return Err(site.refuse(Code::Axes, format!("Axes {known:?} and {axis:?} are multiplied.")));
+            } else if !axis.is_empty() && is_feature(known) != is_feature(axis) {
+                return Err(site.refuse(Code::Axes, format!("Axes {known:?} and {axis:?} are multiplied.")));
+            }
+        }
+    }
+    for (_, letters, side) in &sides {
+        let Side::External(_, shape) = side else { continue };
+        for (&letter, &size) in letters.iter().zip(shape) {
+            let known = axes.entry(letter).or_default();
+            if known.is_empty() && size != Dim::ONE {
+                *known = site.free_axis(size)?;
+            } else if size != Dim::ONE && axis_size(known) != size {
+                return Err(site.refuse(Code::Axes, format!("An axis of size {size:?} meets {known:?}.")));
+            }
+        }
+    }
+    // What is summed up must be features, or attended tokens that two operands carry.
+    for (letter, axis) in &axes {
+        if output.contains(letter) || is_feature(axis) {
+            continue;
+        }
+        let carriers = sides
+            .iter()
+            .filter(|(_, letters, side)| letters.contains(letter) && matches!(side, Side::Core(_)))
+            .count();
+        if has_batch(axis) || carriers < 2 || !axis.iter().any(|f| f.role == Role::Attended) {
+            return Err(site.refuse(Code::TokenMixing, "Tokens are summed up inside the block."));
+        }
+    }
+    let mut flow = Flow::default();
+    for (input, letters, side) in &sides {
+        match side {
+            Side::Core(operand) => {
+                for (i, (letter, axis)) in letters.iter().zip(operand).enumerate() {
+                    if let Some(o) = output.iter().position(|l| l == letter)
+                        && has_tokens(axis)
+                    {
+                        flow.links.push((o, *input, i));
+                    }
+                }
+            }
+            Side::External(value, shape) => {
+                // Batch axes that only the output has still belong to the frame, so that a gather has a place for the batch.
+                let mut frame: Vec<FrameAxis> = Vec::new();
+                for (letter, size) in letters.iter().zip(shape) {
+                    let axis = axes.get(letter).cloned().unwrap_or_default();
+                    frame.push(FrameAxis { present: *size != Dim::ONE && !axis.is_empty(), axis });
+                }
+                for (i, letter) in letters.iter().enumerate() {
+                    if let Some(o) = output.iter().position(|l| l == letter)
+                        && frame[i].present
+                        && has_tokens(&frame[i].axis)
+                    {
+                        flow.links.push((o, *input, i));
+                    }
+                }
+                flow.externals.extend(site.external(*input, *value, frame)?);
+            }
+        }
+    }
+    let out = Layout(output.iter().map(|l| axes.get(l).cloned().unwrap_or_default()).collect());
+    flow.outputs = site.all_outputs(out);
+    Ok(flow)
+}
+
+fn rank_of(site: &Site<'_>, input: usize) -> Result<usize, Refusal> {
+    Ok(site.operand(input)?.rank())
+}
+
+fn matmul(site: &Site<'_>, trans_a: bool, trans_b: bool) -> Result<Flow, Refusal> {
+    let (rank_a, rank_b) = (rank_of(site, 0)?, rank_of(site, 1)?);
+    if rank_a < 2 || rank_b < 2 {
+        return Err(site.refuse(Code::UnknownOp, "A product with a vector."));
+    }
+    // Batch letters are shared from the right; 'm', 'k', 'p' are the matrix axes.
+    let batch_letters = |rank: usize, most: usize| -> Vec<char> {
+        (0..rank - 2).map(|i| char::from_u32('A' as u32 + (most - rank + i) as u32).unwrap_or('?')).collect()
+    };
+    let most = rank_a.max(rank_b);
+    let mut a = batch_letters(rank_a, most);
+    let mut b = batch_letters(rank_b, most);
+    let mut out = batch_letters(most, most);
+    a.extend(if trans_a { ['k', 'm'] } else { ['m', 'k'] });
+    b.extend(if trans_b { ['p', 'k'] } else { ['k', 'p'] });
+    out.extend(['m', 'p']);
+    contract(site, &[(0, a), (1, b)], &out)
+}
+
+fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
+    let flow = matmul(site, flag("transA"), flag("transB"))?;
+    if site.input(2).is_some() {
+        plain_inputs(site, 2..3)?;
+    }
+    Ok(flow)
+}
+
+fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let equation: String =
+        site.node.attr_str("equation").unwrap_or_default().chars().filter(|c| !c.is_whitespace()).collect();
+    let (left, right) = equation
+        .split_once("->")
+        .filter(|_| !equation.contains('.'))
+        .ok_or_else(|| site.refuse(Code::UnknownOp, format!("Einsum '{equation}' without an explicit output, or with an ellipsis.")))?;
+    let inputs: Vec<(usize, Vec<char>)> = left.split(',').enumerate().map(|(i, s)| (i, s.chars().collect())).collect();
+    let output: Vec<char> = right.chars().collect();
+    if inputs.len() != site.node.inputs.len() {
+        return Err(site.refuse(Code::UnknownOp, format!("Einsum '{equation}' for {} inputs.", site.node.inputs.len())));
+    }
+    if inputs.len() == 1 && inputs[0].1.iter().any(|l| !output.contains(l)) {
+        return Err(site.refuse(Code::UnknownOp, format!("Einsum '{equation}' as a reduction.")));
+    }
+    contract(site, &inputs, &output)
+}
+
+/// `[B, C, n]` with kernel 1 is a projection of each token.
+fn conv(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let mut layout = site.core_operand(0)?;
+    plain_inputs(site, 1..site.node.inputs.len())?;
+    let ones = |name: &str| site.node.attr_ints(name).is_none_or(|v| v.iter().all(|&x| x == 1));
+    let zeros = site.node.attr_ints("pads").is_none_or(|v| v.iter().all(|&x| x == 0));
+    let kernel = site.input(1).and_then(|v| site.samples.shape(v)).map(|s| s.iter().skip(2).all(|&d| d == Dim::ONE));
+    if kernel != Some(true) || !ones("strides") || !zeros {
+        return Err(site.refuse(Code::TokenMixing, "A convolution over tokens."));
+    }
+    if layout.0.len() < 3 || !is_feature(&layout.0[1]) || has_tokens(&layout.0[0]) {
+        return Err(site.refuse(Code::Axes, format!("A convolution of {layout}.")));
+    }
+    layout.0[1] = feature(site.output_shape(0)?[1]);
+    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+}
+

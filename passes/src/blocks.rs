@@ -1,0 +1,29 @@
+//! Pass `blocks`: the analysis of crate `token-axes`.
+
+use crate::conversion::Conversion;
+use crate::error::Error;
+use token_axes::Analysis;
+
+/// The lowest opset whose operators the inserted nodes can be written in.
+const MIN_OPSET: i64 = crate::bodies::MIN_OPSET;
+
+pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    let opset = c.opset();
+    if opset < MIN_OPSET {
+        return Err(Error::Usage(format!(
+            "The model uses opset {opset} of ai.onnx; converted blocks need {MIN_OPSET} or newer. Export the model again, or raise its opset with onnx.version_converter."
+        )));
+    }
+    if c.model
+        .graph
+        .node_ids()
+        .any(|id| c.model.graph.node(id).domain == crate::bodies::DOMAIN)
+    {
+        return Err(Error::Usage(
+            "The model has operators of ai.vcc: it is converted already. Convert the original instead.".into(),
+        ));
+    }
+    c.model.graph.sort()?;
+    c.analysis = Some(Analysis::of(&c.model));
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! What the passes hand to each other.
+
+use crate::plan::{EncoderPlan, Plan};
+use crate::planning::Request;
+use onnx_model::{DataType, Model, NodeId, ValueId};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use token_axes::site::{Instance, Side};
+use token_axes::{Analysis, Layout};
+
+/// How the operators are written into the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Form {
+    /// Operators with function bodies: runs with and without the library.
+    #[default]
+    Functions,
+    /// The bodies in place of the operators: no custom domain.
+    Inline,
+    /// Operators without bodies: runs with the library only.
+    OpsOnly,
+}
+
+/// A conversion under way.
+pub struct Conversion {
+    /// The model.
+    pub model: Model,
+    /// What was asked for.
+    pub request: Request,
+    /// How the operators are written.
+    pub form: Form,
+    /// What the analysis found, from pass `blocks` on.
+    pub analysis: Option<Analysis>,
+    /// The plan, from pass `plan` on.
+    pub plan: Plan,
+    /// The encoders in the graph, from pass `partition` on.
+    pub(crate) encoders: Vec<Encoder>,
+    /// Rewritten blocks whose externals and shapes are still to be derived.
+    pub(crate) sites: Vec<Rewritten>,
+    /// Readers of the shape of a value that has other rows now, with the value's layout.
+    pub(crate) shape_readers: Vec<ShapeReader>,
+    /// Selections that still have uniform scores.
+    pub(crate) selections: Vec<Selection>,
+}
+
+impl Conversion {
+    pub(crate) fn new(model: Model, request: Request, form: Form) -> Conversion {
+        Conversion {
+            model,
+            request,
+            form,
+            analysis: None,
+            plan: Plan::default(),
+            encoders: Vec::new(),
+            sites: Vec::new(),
+            shape_readers: Vec::new(),
+            selections: Vec::new(),
+        }
+    }
+
+    /// The opset of the default domain.
+    pub fn opset(&self) -> i64 {
+        self.model.opset("").unwrap_or(0)
+    }
+}
+
+/// An encoder with what all its blocks share in the graph. Sizes are vectors of one element.
+#[derive(Clone)]
+pub(crate) struct Encoder {
+    /// Which stream of the analysis it is.
+    pub(crate) stream: usize,
+    pub(crate) plan: EncoderPlan,
+    /// A name prefix for its nodes.
+    pub(crate) prefix: String,
+    /// The data type of the residual stream.
+    pub(crate) dtype: DataType,
+    pub(crate) batch: ValueId,
+    pub(crate) tokens: ValueId,
+    /// `[B, 1]`: the batch row times the number of tokens.
+    pub(crate) base: ValueId,
+    /// `[B, n]`, bool.
+    pub(crate) valid: ValueId,
+    /// What VccPartition returned; `None` if no block is compressed.
+    pub(crate) partition: Option<Partition>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Partition {
+    pub(crate) item_token: ValueId,
+    pub(crate) item_count: ValueId,
+    pub(crate) token_slot: ValueId,
+    pub(crate) vote: ValueId,
+    pub(crate) roots: ValueId,
+    /// The number of VIP slots.
+    pub(crate) slots: ValueId,
+    /// Scores that are 0 for all segments.
+    pub(crate) uniform: ValueId,
+}
+
+/// The rows of one side.
+#[derive(Clone, Copy)]
+pub(crate) struct SideRows {
+    /// `[B', c]`: the token of each row.
+    pub(crate) token: ValueId,
+    /// `[B', c]`: `batch row * n + token`, an index into values flattened over batch and tokens.
+    pub(crate) flat: ValueId,
+    /// The same with the rows' own batch row, for values that already have these rows' batch.
+    pub(crate) flat_again: ValueId,
+    /// The number of rows.
+    pub(crate) count: ValueId,
+}
+
+/// Which rows the token axes of a site run over.
+#[derive(Clone)]
+pub(crate) struct Binding {
+    /// The batch of the rows.
+    pub(crate) batch: ValueId,
+    /// `[B']`: for each batch row of the rows the batch row of the model, where they differ (windows).
+    pub(crate) batch_rows: Option<ValueId>,
+    /// Batch and tokens of the model.
+    pub(crate) model_batch: ValueId,
+    pub(crate) tokens: ValueId,
+    pub(crate) sides: BTreeMap<Side, SideRows>,
+}
+
+/// A rewritten block.
+pub(crate) struct Rewritten {
+    /// For names and messages.
+    pub(crate) prefix: String,
+    pub(crate) binding: Binding,
+    pub(crate) instances: Vec<Instance>,
+}
+
+pub(crate) struct ShapeReader {
+    pub(crate) node: NodeId,
+    pub(crate) layout: Layout,
+    pub(crate) encoder: usize,
+}
+
+/// The state of the residual stream between two blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct State {
+    pub(crate) value: ValueId,
+    pub(crate) scale: ValueId,
+    pub(crate) offset: ValueId,
+}
+
+/// A VccSelect that is to get its scores.
+pub(crate) struct Selection {
+    pub(crate) encoder: usize,
+    /// Block number in the stream.
+    pub(crate) block: usize,
+    pub(crate) prefix: String,
+    /// The VccSelect node.
+    pub(crate) node: NodeId,
+    pub(crate) state: State,
+    /// The segments among which it selects.
+    pub(crate) candidates: ValueId,
+    /// The copies of the block's nodes up to the scores, taken before the block was rewired.
+    pub(crate) instances: Rc<Vec<Instance>>,
+    /// Which instance's output the scores are.
+    pub(crate) scores: (usize, usize),
+}

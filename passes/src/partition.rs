@@ -1,0 +1,190 @@
+//! Pass `partition`: per encoder the sizes, the valid and VIP masks, and VccPartition.
+
+use crate::bodies;
+use crate::conversion::{Conversion, Encoder, Partition};
+use crate::emit::{Emit, Size};
+use crate::error::Error;
+use crate::plan::{BlockMode, Capacity};
+use crate::vip;
+use onnx_model::{AttrValue, DataType, Tensor, ValueId};
+
+pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    let Some(analysis) = c.analysis.take() else {
+        return Ok(());
+    };
+    let streams: Vec<usize> = crate::planning::encoders(&analysis)
+        .into_iter()
+        .map(|(i, _)| i)
+        .collect();
+    for (index, stream) in streams.into_iter().enumerate() {
+        let encoder = encoder(c, &analysis, index, stream)?;
+        c.encoders.push(encoder);
+    }
+    c.analysis = Some(analysis);
+    c.model.import_opset(bodies::DOMAIN, bodies::DOMAIN_VERSION);
+    Ok(())
+}
+
+fn encoder(
+    c: &mut Conversion,
+    analysis: &token_axes::Analysis,
+    index: usize,
+    stream: usize,
+) -> Result<Encoder, Error> {
+    let plan = c.plan.encoders[index].clone();
+    let found = &analysis.streams[stream];
+    let rewrite = |reason: &str| Error::Rewrite {
+        block: format!("{index}.0"),
+        reason: reason.to_owned(),
+    };
+    let axes = found
+        .convertible()
+        .first()
+        .copied()
+        .ok_or_else(|| rewrite("nothing to convert"))?;
+    let input = found
+        .blocks
+        .first()
+        .map(|b| b.input)
+        .ok_or_else(|| rewrite("no blocks"))?;
+    let dtype = analysis
+        .samples
+        .dtype(input)
+        .ok_or_else(|| rewrite("the stream's data type is not known"))?;
+    if !matches!(
+        dtype,
+        DataType::Float | DataType::Float16 | DataType::Bfloat16
+    ) {
+        return Err(rewrite(&format!(
+            "the stream's data type {dtype:?} is not supported"
+        )));
+    }
+    let [batch_axis, token_axis, _] = axes.order.positions();
+    let mask = mask_input(c, analysis, axes, &plan.mask_input)?;
+    let vip_inputs = vip::resolve(c, &plan.vip, mask)?;
+    let vip_types: Vec<DataType> = vip_inputs
+        .iter()
+        .map(|v| {
+            v.and_then(|v| analysis.samples.dtype(v))
+                .unwrap_or(DataType::Int64)
+        })
+        .collect();
+    let opset = c.opset();
+    let prefix = format!("vcc/encoder{index}");
+    let mut e = Emit::new(&mut c.model.graph, opset, prefix.clone());
+    let batch = e.dim(input, batch_axis);
+    let tokens = e.dim(input, token_axis);
+    let rows = e.range(batch);
+    let rows = e.unsqueeze(rows, &[1]);
+    let base = e.op("Mul", &[rows, tokens], &[]);
+    let valid = valid_mask(&mut e, mask, plan.mask_zero_is_valid, batch, tokens);
+    let partition = if plan.blocks.contains(&BlockMode::Vcc) {
+        let vip = vip::mask(&mut e, &plan.vip, &vip_inputs, &vip_types, valid);
+        Some(partition(&mut e, &plan, vip, valid, batch))
+    } else {
+        None
+    };
+    Ok(Encoder {
+        stream,
+        plan,
+        prefix,
+        dtype,
+        batch,
+        tokens,
+        base,
+        valid,
+        partition,
+    })
+}
+
+fn mask_input(
+    c: &Conversion,
+    analysis: &token_axes::Analysis,
+    axes: &token_axes::BlockAxes,
+    name: &str,
+) -> Result<Option<ValueId>, Error> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let graph = &c.model.graph;
+    let value = graph
+        .find_value(name)
+        .filter(|&v| graph.is_input(v))
+        .ok_or_else(|| Error::Plan(format!("its mask input '{name}' is not a graph input.")))?;
+    let shape = analysis.samples.shape(value);
+    if shape.as_deref() != Some(&[axes.batch, axes.tokens]) {
+        return Err(Error::Usage(format!(
+            "The padding mask '{name}' has shape {shape:?}, not [batch, tokens] of the encoder, [{:?}, {:?}].",
+            axes.batch, axes.tokens
+        )));
+    }
+    Ok(Some(value))
+}
+
+fn valid_mask(
+    e: &mut Emit<'_>,
+    mask: Option<ValueId>,
+    zero_is_valid: bool,
+    batch: ValueId,
+    tokens: ValueId,
+) -> ValueId {
+    let Some(mask) = mask else {
+        let shape = e.target(&[Size::Value(batch), Size::Value(tokens)]);
+        return e.op(
+            "ConstantOfShape",
+            &[shape],
+            &[(
+                "value",
+                AttrValue::Tensor(Tensor::from_bools(&[1], &[true])),
+            )],
+        );
+    };
+    let set = e.cast(mask, DataType::Bool);
+    if zero_is_valid {
+        e.op("Not", &[set], &[])
+    } else {
+        set
+    }
+}
+
+fn partition(
+    e: &mut Emit<'_>,
+    plan: &crate::plan::EncoderPlan,
+    vip: ValueId,
+    valid: ValueId,
+    batch: ValueId,
+) -> Partition {
+    let capacity = match plan.vip_capacity {
+        Capacity::Auto => 0,
+        Capacity::Fixed(n) => n,
+    };
+    let out = e.vcc(
+        "VccPartition",
+        &[vip, valid],
+        &["item_token", "item_count", "token_slot", "vote", "roots"],
+        &[
+            ("ladder", AttrValue::Ints(plan.ladder.0.clone())),
+            ("capacity", AttrValue::Int(capacity)),
+        ],
+    );
+    let (vote, roots) = (out[3], out[4]);
+    let slots = e.dim(vote, 1);
+    let segments = e.dim(roots, 1);
+    let zero = e.float(DataType::Float, 0.0);
+    let shape = e.target(&[
+        Size::Value(batch),
+        Size::Const(1),
+        Size::Value(slots),
+        Size::Value(segments),
+    ]);
+    let uniform = e.op("Expand", &[zero, shape], &[]);
+    Partition {
+        item_token: out[0],
+        item_count: out[1],
+        token_slot: out[2],
+        vote,
+        roots,
+        slots,
+        uniform,
+    }
+}

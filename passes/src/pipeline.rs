@@ -1,0 +1,125 @@
+//! The pipeline, in one place.
+
+use crate::conversion::{Conversion, Form};
+use crate::error::Error;
+use crate::planning::Request;
+use crate::{
+    blocks, canonical, clean_up, externals, functions, insert, operators, partition, planning,
+    select, shapes,
+};
+use onnx_model::Model;
+
+/// One pass.
+pub struct Pass {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    run: fn(&mut Conversion) -> Result<(), Error>,
+}
+
+/// All passes, in order.
+pub const PASSES: &[Pass] = &[
+    Pass {
+        name: "functions",
+        about: "inline calls of the model's own functions",
+        run: functions::run,
+    },
+    Pass {
+        name: "canonical",
+        about: "take fused operators apart where a block needs it",
+        run: canonical::run,
+    },
+    Pass {
+        name: "blocks",
+        about: "follow the token axes, find the blocks",
+        run: blocks::run,
+    },
+    Pass {
+        name: "plan",
+        about: "decide what happens to each block",
+        run: planning::run,
+    },
+    Pass {
+        name: "partition",
+        about: "VIP and valid masks, and the order of the tokens",
+        run: partition::run,
+    },
+    Pass {
+        name: "insert",
+        about: "run the blocks on compressed rows or windows",
+        run: insert::run,
+    },
+    Pass {
+        name: "externals",
+        about: "take masks, biases and rotary tables at the rows' tokens",
+        run: externals::run,
+    },
+    Pass {
+        name: "shapes",
+        about: "rebuild shape operands for the number of rows",
+        run: shapes::run,
+    },
+    Pass {
+        name: "select",
+        about: "score the segments with the block's own queries and keys",
+        run: select::run,
+    },
+    Pass {
+        name: "operators",
+        about: "attach or inline the operators' bodies",
+        run: operators::run,
+    },
+    Pass {
+        name: "clean-up",
+        about: "drop what nothing reads, restore the order",
+        run: clean_up::run,
+    },
+];
+
+/// What happens between passes.
+pub struct Hooks<'a> {
+    /// Run the graph verifier after each pass (it always runs after the last).
+    pub verify_each: bool,
+    /// Called after each pass.
+    pub after: &'a mut dyn FnMut(&Pass, &Conversion),
+    /// Stop after this pass.
+    pub stop_after: Option<&'a str>,
+}
+
+/// Converts a model. The result is complete unless `hooks.stop_after` names an earlier pass than the last.
+pub fn convert(
+    model: Model,
+    request: Request,
+    form: Form,
+    hooks: &mut Hooks<'_>,
+) -> Result<Conversion, Error> {
+    let mut conversion = Conversion::new(model, request, form);
+    for (index, pass) in PASSES.iter().enumerate() {
+        (pass.run)(&mut conversion)?;
+        let last = index + 1 == PASSES.len() || hooks.stop_after == Some(pass.name);
+        if hooks.verify_each || last || cfg!(debug_assertions) {
+            conversion.model.graph.sort()?;
+            verify(&conversion, pass.name)?;
+        }
+        (hooks.after)(pass, &conversion);
+        if last {
+            break;
+        }
+    }
+    Ok(conversion)
+}
+
+fn verify(conversion: &Conversion, pass: &'static str) -> Result<(), Error> {
+    conversion.model.verify().map_err(|violations| {
+        let text: Vec<String> = violations
+            .iter()
+            .take(5)
+            .map(|v| format!("{v:?}"))
+            .collect();
+        Error::Verifier {
+            pass,
+            violations: text.join("; "),
+        }
+    })
+}

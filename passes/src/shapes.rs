@@ -1,0 +1,199 @@
+//! Pass `shapes`: shape operands of rewritten nodes, and readers of shapes.
+//!
+//! A shape operand is rebuilt from what its axes are made of, never patched: 0 where an axis stays as it is, -1 for one axis
+//! with rows, products of sizes otherwise. Shape nodes that read a value inside a block get the model's sizes: what is computed
+//! from them (masks, positions) stays in the n-token part of the graph.
+
+use crate::conversion::{Binding, Conversion};
+use crate::emit::{Emit, Size};
+use crate::error::Error;
+use crate::externals::one_inferred;
+use onnx_model::{Graph, NodeId, Tensor, ValueId};
+use token_axes::layout::{has_batch, has_tokens};
+use token_axes::site::{Input, Side, Sides};
+use token_axes::{Axis, Layout, Role, ShapeOperand};
+
+pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    let opset = c.opset();
+    for site in &c.sites {
+        let mut e = Emit::new(&mut c.model.graph, opset, format!("{}/shape", site.prefix));
+        for instance in &site.instances {
+            for input in &instance.inputs {
+                if let Input::Operand(kind, data, result) = input {
+                    rebuild(&mut e, &site.binding, instance.node, kind, data, result).map_err(
+                        |reason| Error::Rewrite {
+                            block: site.prefix.clone(),
+                            reason,
+                        },
+                    )?;
+                }
+            }
+        }
+    }
+    for reader in std::mem::take(&mut c.shape_readers) {
+        let encoder = c.encoders[reader.encoder].clone();
+        let mut e = Emit::new(
+            &mut c.model.graph,
+            opset,
+            format!("{}/shape", encoder.prefix),
+        );
+        answer(
+            &mut e,
+            reader.node,
+            &reader.layout,
+            encoder.batch,
+            encoder.tokens,
+        );
+    }
+    Ok(())
+}
+
+/// Rebuilds the shape operand of a node.
+pub(crate) fn rebuild(
+    e: &mut Emit<'_>,
+    binding: &Binding,
+    node: NodeId,
+    kind: &ShapeOperand,
+    data: &(Layout, Sides),
+    result: &(Layout, Sides),
+) -> Result<(), String> {
+    match kind {
+        ShapeOperand::Reshape => {
+            if keeps(e.graph, node, &result.0) {
+                return Ok(());
+            }
+            let zero_copies = e.graph.node(node).attr_int("allowzero").unwrap_or(0) == 0;
+            let mut sizes = Vec::new();
+            for (i, axis) in result.0.0.iter().enumerate() {
+                let same = zero_copies
+                    && data.0.0.get(i) == Some(axis)
+                    && side(&data.1, i) == side(&result.1, i);
+                let varies = has_tokens(axis) || has_batch(axis);
+                sizes.push(if same && varies {
+                    Size::Const(0)
+                } else {
+                    size(e, binding, axis, side(&result.1, i))?
+                });
+            }
+            let target = e.target(&one_inferred(&sizes));
+            e.graph.set_input(node, 1, Some(target));
+        }
+        ShapeOperand::Expand => {
+            let skip = result.0.0.len().saturating_sub(data.0.0.len());
+            let mut sizes = Vec::new();
+            for (i, axis) in result.0.0.iter().enumerate() {
+                let same = i >= skip && data.0.0.get(i - skip) == Some(axis);
+                sizes.push(if same {
+                    Size::Const(1)
+                } else {
+                    size(e, binding, axis, side(&result.1, i))?
+                });
+            }
+            let target = e.target(&sizes);
+            e.graph.set_input(node, 1, Some(target));
+        }
+        ShapeOperand::Slice {
+            starts,
+            ends,
+            axes,
+            steps,
+        } => {
+            for (i, operand) in [starts, ends, axes, steps].into_iter().enumerate() {
+                let value = e.ints(operand);
+                e.graph.set_input(node, i + 1, Some(value));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn side(sides: &Sides, axis: usize) -> Option<Side> {
+    sides.get(axis).copied().flatten()
+}
+
+/// Whether a constant target is right for any number of rows: 0 or -1 wherever batch or tokens are.
+fn keeps(graph: &Graph, node: NodeId, result: &Layout) -> bool {
+    let target = graph
+        .node(node)
+        .inputs
+        .get(1)
+        .copied()
+        .flatten()
+        .and_then(|v| graph.tensor(v))
+        .and_then(|t: Tensor| t.to_i64s());
+    target.is_some_and(|target| {
+        target.len() == result.0.len()
+            && target
+                .iter()
+                .zip(&result.0)
+                .all(|(&t, axis)| is_free(axis) || t == 0 || t == -1)
+    })
+}
+
+fn is_free(axis: &Axis) -> bool {
+    !has_tokens(axis) && !has_batch(axis)
+}
+
+fn size(
+    e: &mut Emit<'_>,
+    binding: &Binding,
+    axis: &Axis,
+    side: Option<Side>,
+) -> Result<Size, String> {
+    let mut parts = Vec::new();
+    for factor in axis {
+        parts.push(match factor.role {
+            Role::Batch => Size::Value(binding.batch),
+            Role::Token | Role::Attended => {
+                let side = side.unwrap_or(Side::Rows);
+                let rows = binding
+                    .sides
+                    .get(&side)
+                    .ok_or_else(|| format!("rows of {side:?} are not known here"))?;
+                Size::Value(rows.count)
+            }
+            Role::Feature => Size::Const(
+                factor
+                    .size
+                    .constant()
+                    .ok_or("a feature axis has no constant size")?,
+            ),
+        });
+    }
+    Ok(e.product(&parts))
+}
+
+/// Gives the readers of a Shape or Size node the sizes for all tokens.
+fn answer(e: &mut Emit<'_>, node: NodeId, layout: &Layout, batch: ValueId, tokens: ValueId) {
+    let shape = e.graph.node(node).clone();
+    let Some(old) = shape.outputs.first().copied().flatten() else {
+        return;
+    };
+    let mut sizes: Vec<Size> = Vec::new();
+    for axis in &layout.0 {
+        let parts: Vec<Size> = axis
+            .iter()
+            .map(|f| match f.role {
+                Role::Batch => Size::Value(batch),
+                Role::Token | Role::Attended => Size::Value(tokens),
+                Role::Feature => Size::Const(f.size.constant().unwrap_or(1)),
+            })
+            .collect();
+        let size = e.product(&parts);
+        sizes.push(size);
+    }
+    let new = if shape.op_type == "Size" {
+        let all = e.product(&sizes);
+        let vector = e.target(&[all]);
+        e.squeeze(vector, &[0])
+    } else {
+        let rank = sizes.len() as i64;
+        let bound = |name: &str, default: i64| {
+            let b = shape.attr_int(name).unwrap_or(default);
+            (if b < 0 { b + rank } else { b }).clamp(0, rank) as usize
+        };
+        let (start, end) = (bound("start", 0), bound("end", rank));
+        e.target(sizes.get(start..end.max(start)).unwrap_or(&[]))
+    };
+    e.graph.replace_uses(old, new);
+}
