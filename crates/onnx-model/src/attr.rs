@@ -176,7 +176,7 @@ impl Attribute {
                     );
                 }
                 (INTS, Content::Varint(value)) => ints.push(*value as i64),
-                (INTS, Content::Len(packed)) => packed.packed_varints(&mut ints)?,
+                (INTS, Content::Len(packed)) => packed.packed_varints(|v| ints.push(v as i64))?,
                 (STRINGS, Content::Len(text)) => strings.push(text.string("an attribute")?),
                 (TYPE, Content::Varint(number)) => kind = AttrKind::from_u64(*number),
                 (REF_NAME, Content::Len(text)) => {

@@ -276,6 +276,10 @@ impl<'a> Inliner<'a> {
                     bind: &bind,
                 };
                 let rewritten = rewriter.attribute(&raw.0, &names)?;
+                for body in rewritten.iter().flat_map(|attribute| &attribute.graphs) {
+                    // A graph that the call gives may now be nested too deep.
+                    Scope::read(body, 1)?;
+                }
                 Ok(rewritten
                     .map(|attribute| AttrValue::Opaque(RawAttribute(attribute.renamed(name)))))
             }

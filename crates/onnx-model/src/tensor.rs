@@ -13,6 +13,7 @@ use half::{bf16, f16};
 use crate::dtype::DataType;
 use crate::error::Error;
 use crate::external::External;
+use crate::limits::MAX_RANK;
 use crate::wire::{Content, Pieces, Span, put_bytes, put_header, put_int, read_entry};
 
 const DIMS: u32 = 1;
@@ -54,13 +55,21 @@ impl Tensor {
             let field = field?;
             match (field.number, &field.content) {
                 (DIMS, Content::Varint(dim)) => dims.push(*dim as i64),
-                (DIMS, Content::Len(packed)) => packed.packed_varints(&mut dims)?,
+                (DIMS, Content::Len(packed)) => {
+                    packed.packed_varints(|dim| dims.push(dim as i64))?
+                }
                 (DATA_TYPE, Content::Varint(number)) => dtype = *number as i32,
                 (RAW_DATA, Content::Len(bytes)) => raw = Some(bytes.bytes.clone()),
                 (EXTERNAL_DATA, Content::Len(entry)) => entries.push(read_entry(entry)?),
                 (DATA_LOCATION, Content::Varint(location)) => external = *location == 1,
                 _ => {}
             }
+        }
+        if dims.len() > MAX_RANK {
+            return Err(Error::TooMany {
+                what: "dimensions",
+                limit: MAX_RANK,
+            });
         }
         let data = match raw {
             _ if external => Data::External(External::new(entries, dir.cloned())),
@@ -240,11 +249,7 @@ impl Tensor {
                 (FLOAT_DATA, Content::Fixed32(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
                 (DOUBLE_DATA, Content::Fixed64(bits)) => out.extend_from_slice(&bits.to_le_bytes()),
                 (INT32_DATA | INT64_DATA | UINT64_DATA, Content::Len(packed)) => {
-                    let mut numbers = Vec::new();
-                    packed.packed_varints(&mut numbers)?;
-                    numbers
-                        .iter()
-                        .for_each(|v| out.extend_from_slice(&v.to_le_bytes()[..width]));
+                    packed.packed_varints(|v| out.extend_from_slice(&v.to_le_bytes()[..width]))?;
                 }
                 (INT32_DATA | INT64_DATA | UINT64_DATA, Content::Varint(v)) => {
                     out.extend_from_slice(&v.to_le_bytes()[..width]);

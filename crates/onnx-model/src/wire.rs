@@ -70,11 +70,11 @@ impl Span {
         self.text(what).map(str::to_owned)
     }
 
-    /// Reads packed varints into `out`.
-    pub(crate) fn packed_varints(&self, out: &mut Vec<i64>) -> Result<(), Error> {
+    /// Reads packed varints.
+    pub(crate) fn packed_varints(&self, mut each: impl FnMut(u64)) -> Result<(), Error> {
         let mut pos = 0;
         while pos < self.bytes.len() {
-            out.push(self.read_varint(&mut pos)? as i64);
+            each(self.read_varint(&mut pos)?);
         }
         Ok(())
     }

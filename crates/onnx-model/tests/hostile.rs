@@ -251,6 +251,11 @@ fn too_many_of_anything() {
     let shape = [0x0a, 0].repeat(onnx_model::limits::MAX_RANK + 1);
     let info = [len(1, "x"), len(2, len(1, len(2, shape)))].concat();
     assert_eq!(code(model(&len(11, info))), "E-ONNX-TOO-MANY");
+    let dims = vec![1; onnx_model::limits::MAX_RANK + 1];
+    assert_eq!(
+        code(model(&len(5, [len(1, dims), int(2, 1)].concat()))),
+        "E-ONNX-TOO-MANY"
+    );
 }
 
 #[test]

@@ -45,8 +45,7 @@ fn graph_fields(model: &[u8]) -> Vec<(u64, Vec<u8>)> {
         .find(|(number, _)| *number == 7)
         .unwrap()
         .1;
-    let body = split(&graph[1..].to_vec().split_off(varint_len(&graph[1..])));
-    body
+    split(&graph[1..].to_vec().split_off(varint_len(&graph[1..])))
 }
 
 fn varint_len(bytes: &[u8]) -> usize {
