@@ -1,0 +1,74 @@
+//! `VccSelect`: which candidates are refined.
+
+use super::build::{Body, Val};
+use super::tree::Layout;
+
+pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
+    let [scores, candidates, item_count, vote, budget] = body.inputs();
+    let layout = Layout::of_items(body, ladder, item_count, vote);
+    let total = candidates.dim(1).named("candidates_count");
+    let score = score(scores, candidates, item_count, vote);
+
+    // A negative budget is a percentage, rounded up.
+    let percent = (total * (budget * -1) + 99) / 100;
+    let chosen_count = budget
+        .less(0)
+        .select(percent, budget)
+        .min(total)
+        .named("chosen_count");
+
+    // The chosen ones first, then the others, both in the order of the candidates.
+    let unchosen = body.full_int(&[layout.batch, total], 0);
+    let best = score.top(chosen_count, 1).named("best_candidates");
+    let ones = body.full_int(&[layout.batch, chosen_count], 1);
+    let chosen = unchosen.scatter_elements(best, ones, 1).named("is_chosen");
+    let place_of_chosen = chosen.cumsum(1);
+    let place_of_other = chosen_count + (body.int(1) - chosen).cumsum(1);
+    let place = chosen.greater(0).select(place_of_chosen, place_of_other) - 1;
+    let ordered = unchosen
+        .scatter_elements(place, candidates, 1)
+        .named("ordered");
+    let refined = ordered.slice(1, 0, chosen_count);
+    let rest = ordered.slice(1, chosen_count, total);
+    vec![children(&layout, refined, chosen_count), rest]
+}
+
+/// The score of every candidate, [B, C]: attention averaged over heads and voting slots, -inf where it is not to be chosen
+/// before any other.
+fn score<'b>(scores: Val<'b>, candidates: Val<'b>, item_count: Val<'b>, vote: Val<'b>) -> Val<'b> {
+    let nothing = f32::NEG_INFINITY;
+    let counts = item_count
+        .gather_elements(candidates, 1)
+        .greater(0)
+        .named("counts");
+    let masked = counts.unsqueeze(&[1, 2]).select(scores.float(), nothing);
+    // Where no candidate counts this is NaN (-inf minus -inf), which the last steps replace.
+    let attention = masked.softmax(-1).named("attention");
+    let votes = vote.unsqueeze(&[1, 3]).select(attention, 0.0);
+    let voters = vote.int().sum(&[1]).max(1) * scores.dim(1);
+    let mean = votes.sum(&[1, 2]).squeeze(&[1, 2]) / voters.float();
+    let score = counts.select(mean, nothing);
+    score.is_nan().select(nothing, score).named("score")
+}
+
+/// The children of the `count` segments `refined`, [B, count * children].
+fn children<'b>(layout: &Layout<'b>, refined: Val<'b>, count: Val<'b>) -> Val<'b> {
+    let body = layout.body;
+    let level = body
+        .small_int_attribute("level", layout.levels.len())
+        .named("level");
+    let arity: Vec<i64> = layout.levels.iter().map(|level| level.children).collect();
+    let arity = body.ints(&arity).gather(level, 0);
+    // Segments of all levels are numbered through; the last level's children are the context slots.
+    let mut firsts: Vec<Val<'b>> = layout
+        .levels
+        .iter()
+        .map(|level| layout.slots + level.first)
+        .collect();
+    firsts.push(layout.vips);
+    let firsts = body.concat(&firsts, 0);
+    let first_parent = firsts.gather(level, 0);
+    let first_child = firsts.gather(level + 1, 0);
+    let oldest = ((refined - first_parent) * arity + first_child).unsqueeze(&[2]);
+    (oldest + body.range(arity)).reshape(&[layout.batch, count * arity])
+}
