@@ -4,15 +4,18 @@
 //! Hosts from 1.17 on are served; from 1.18 on the state is updated in place.
 //!
 //! - `abi`: the part of ONNX Runtime's C ABI that is used, as its header lays it out;
-//! - `host`: the same, safe: attributes, tensors, threads, shapes;
+//! - `host`, `attributes`, `context`, `shapes`: the same, safe;
 //! - `operator`: one operator's vtable, its errors and panics;
-//! - `shapes`: shape inference;
 //! - `ops`: the operators.
 //!
 //! Invariants: no panic and no error crosses the ABI except as an `OrtStatus`; nothing is written outside the tensors that the host
 //! handed out; all state that outlives a call is immutable.
 
 mod abi;
+mod attributes;
+mod context;
+#[cfg(test)]
+mod fake;
 mod host;
 mod operator;
 mod ops;

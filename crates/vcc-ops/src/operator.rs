@@ -7,7 +7,9 @@ use std::ptr;
 use crate::abi::{
     self, OrtApi, OrtCustomOp, OrtKernelContext, OrtKernelInfo, OrtShapeInferContext, Status,
 };
-use crate::host::{Attributes, Context, Failure, Host, Result};
+use crate::attributes::Attributes;
+use crate::context::Context;
+use crate::host::{Failure, Host, Result};
 use crate::shapes::Shapes;
 
 /// An input or output: its name, for messages, and its element type.
@@ -241,3 +243,22 @@ unsafe extern "system" fn may_in_place<O: Operator>(
 
 /// The array is static.
 unsafe extern "system" fn release_may_in_place(_: *mut c_int, _: *mut c_int) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake;
+
+    #[test]
+    fn errors_and_panics_become_a_status() {
+        let title = || "VccThing node 'x'".to_owned();
+        assert!(guard(fake::host(), title, || Ok(())).is_null());
+        let failed = guard(fake::host(), title, || Err(Failure::new("wrong \0 shape")));
+        assert_eq!(fake::message(failed), "VccThing node 'x': wrong ? shape");
+        let panicked = guard(fake::host(), title, || panic!("at {}", 3));
+        assert!(
+            fake::message(panicked).starts_with("VccThing node 'x': internal error")
+                && fake::message(panicked).ends_with("at 3")
+        );
+    }
+}

@@ -7,7 +7,9 @@ use vcc_core::{Ladder, StateMut, Update};
 
 use super::{Data, check_dtype, check_shape, ladder, layout};
 use crate::abi::{BOOL, INT64};
-use crate::host::{Attributes, Bool, Context, Result};
+use crate::attributes::Attributes;
+use crate::context::{Bool, Context};
+use crate::host::Result;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 

@@ -10,7 +10,9 @@ mod select;
 use half::f16;
 use vcc_core::{Dims, Ladder, Layout};
 
-use crate::host::{Attributes, Bool, Failure, Host, Kind, Result, Tensor};
+use crate::attributes::Attributes;
+use crate::context::{Bool, Kind, Tensor};
+use crate::host::{Failure, Host, Result};
 use crate::operator::Op;
 use crate::shapes::Shapes;
 

@@ -7,7 +7,9 @@ use vcc_core::{Error, Ladder, Layout, Selection};
 
 use super::{Data, bools, check_shape, ladder};
 use crate::abi::{BOOL, INT64};
-use crate::host::{Attributes, Bool, Context, Failure, Result};
+use crate::attributes::Attributes;
+use crate::context::{Bool, Context};
+use crate::host::{Failure, Result};
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
