@@ -169,7 +169,7 @@ pub(super) fn resize(op: &Op) -> Outs {
     }
     for (&a, &s) in at.iter().zip(&scales) {
         let size = (dims[a] as f64 * s).floor();
-        if !(size >= 0.0 && size < 1e15) {
+        if !(0.0..1e15).contains(&size) {
             return because(format!("the scale {s} is out of range"));
         }
         shape[a] = size as i64;

@@ -292,6 +292,18 @@ impl Walk<'_> {
                 let from = input.and_then(|i| inputs.get(i).copied().flatten());
                 return Unknown { node, reason, from };
             }
+            Fail::Divide { a, b } => {
+                facts.differing.push((id, a, b));
+                let reason = match self.sizes.get(&a) {
+                    Some(symbol) => format!("`{symbol}` is {a} here, which is no multiple of {b}"),
+                    None => format!("{a} is no multiple of {b}"),
+                };
+                return Unknown {
+                    node,
+                    reason,
+                    from: None,
+                };
+            }
             Fail::Differ { a, b, fixed } => (a, b, fixed),
         };
         facts.differing.push((id, a, b));

@@ -26,6 +26,8 @@ mod op;
 mod reduce;
 mod samples;
 mod shape_ops;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use evaluate::evaluate;

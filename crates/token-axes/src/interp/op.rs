@@ -18,6 +18,8 @@ pub(super) enum Fail {
         reason: String,
         input: Option<usize>,
     },
+    /// Size `a` must be a multiple of `b` and is not.
+    Divide { a: i64, b: i64 },
     /// Two sizes that must be equal are not. `fixed`: one of them belongs to a constant, so that the other has no choice.
     Differ { a: i64, b: i64, fixed: bool },
 }

@@ -62,6 +62,11 @@ pub(super) fn resolve(from: &[i64], target: &[i64], allow_zero: bool) -> Result<
         return because(format!("the target {target:?} is not a shape"));
     };
     match open {
+        2.. => {
+            return because(format!(
+                "the target {target:?} leaves more than one size open"
+            ));
+        }
         0 if product == total => {}
         1 if product == 0 && total == 0 => {
             out.iter_mut().filter(|d| **d == -1).for_each(|d| *d = 0)
@@ -71,12 +76,13 @@ pub(super) fn resolve(from: &[i64], target: &[i64], allow_zero: bool) -> Result<
                 .filter(|d| **d == -1)
                 .for_each(|d| *d = total / product);
         }
-        0 if product != 0 && total != 0 => {
+        _ if product != 0 && total != 0 => {
             let common = gcd(total, product);
-            return Err(Fail::Differ {
-                a: total / common,
-                b: product / common,
-                fixed: false,
+            let (a, b) = (total / common, product / common);
+            return Err(if open == 0 {
+                Fail::Differ { a, b, fixed: false }
+            } else {
+                Fail::Divide { a, b }
             });
         }
         _ => {
@@ -201,11 +207,11 @@ fn float_range(op: &Op) -> Outs {
         )),
     };
     let (start, limit, delta) = (scalar(0)?, scalar(1)?, scalar(2)?);
-    let n = ((limit - start) / delta).ceil().max(0.0);
-    if !(n < i64::MAX as f64) {
+    let n = ((limit - start) / delta).ceil();
+    if n.is_nan() || n >= i64::MAX as f64 {
         return because("the range is too long");
     }
-    let n = n as i64;
+    let n = (n as i64).max(0);
     let content =
         small(&[n]).then(|| Content::Float((0..n).map(|i| start + i as f64 * delta).collect()));
     filled([n], content.and_then(|c| c.fit(op.dtype(0)?)))

@@ -1,0 +1,374 @@
+//! The walk over a graph, and the search for sizes.
+
+use super::*;
+use crate::interp::{Fill, Sample, evaluate};
+
+const IDS: [&str; 2] = ["batch", "seq"];
+
+#[test]
+fn a_shape_is_followed_through_arithmetic() {
+    let mut net = Net::new(17);
+    let ids = net.input("ids", I64, &IDS);
+    let table = net.operand(&Floats(&[40, 8], &[0.5; 320])).unwrap();
+    let x = net.op("Gather", &[table, ids]);
+    let dims = net.op("Shape", &[x]);
+    let (zero, one) = (net.ints(&[0]), net.ints(&[1]));
+    let (batch, seq) = (
+        net.op("Gather", &[dims, zero]),
+        net.op("Gather", &[dims, one]),
+    );
+    let (heads, width) = (net.ints(&[2]), net.ints(&[4]));
+    let parts = [batch, seq, heads, width].map(Some);
+    let target = net.add("Concat", &parts, &[attr_int("axis", 0)], 1)[0];
+    let y = net.op("Reshape", &[x, target]);
+    let found = net.explore();
+    assert_eq!(found.facts.len(), 4);
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        let (b, n) = (sample.dims["batch"], sample.dims["seq"]);
+        assert_eq!(facts.shape(y), Some(&[b, n, 2, 4][..]));
+        assert!(!facts.assumed(target) && !facts.constant(target) && facts.constant(heads));
+        assert!(facts.assumed(x), "the rows of the table depend on the ids");
+    }
+}
+
+#[test]
+fn sizes_are_distinct_and_no_numbers_of_the_model() {
+    let mut net = Net::new(17);
+    let ids = net.input("ids", I64, &IDS);
+    let table = net.operand(&Floats(&[11, 3], &[0.5; 33])).unwrap();
+    net.op("Gather", &[table, ids]);
+    let found = net.explore();
+    let mut all: Vec<i64> = found
+        .samples
+        .iter()
+        .flat_map(|s| s.dims.values().copied())
+        .collect();
+    assert!(!all.contains(&11) && !all.contains(&3));
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 8);
+}
+
+#[test]
+fn symbols_that_are_added_are_equal() {
+    let mut net = Net::new(17);
+    let a = net.input("a", I64, &["batch", "seq"]);
+    let b = net.input("b", I64, &["?", "other"]);
+    let sum = net.op("Add", &[a, b]);
+    let found = net.explore();
+    assert_eq!(found.symbols["other"], "seq");
+    assert_eq!(found.symbols["b:0"], "batch");
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        assert_eq!(
+            facts.shape(sum),
+            Some(&[sample.dims["batch"], sample.dims["seq"]][..])
+        );
+    }
+}
+
+#[test]
+fn a_conflict_is_an_error_of_a_single_evaluation() {
+    let mut net = Net::new(17);
+    let a = net.input("a", I64, &["n"]);
+    let b = net.input("b", I64, &["m"]);
+    net.op("Add", &[a, b]);
+    let dims = [("n".to_owned(), 5), ("m".to_owned(), 7)].into();
+    let sample = Sample {
+        dims,
+        fill: Fill::Ones,
+        features: [].into(),
+    };
+    let conflict = evaluate(&net.model, &sample).expect_err("5 is not 7");
+    assert_eq!((conflict.a.as_str(), conflict.b.as_str()), ("n", "m"));
+}
+
+#[test]
+fn encoder_and_decoder_lengths_stay_apart() {
+    let mut net = Net::new(17);
+    let a = net.input("a", F32, &["batch", "seq", "8"]);
+    let b = net.input("b", F32, &["batch", "dec", "8"]);
+    let turned = net.add("Transpose", &[Some(b)], &[attr_ints("perm", &[0, 2, 1])], 1)[0];
+    let scores = net.op("MatMul", &[a, turned]);
+    let found = net.explore();
+    assert_eq!(found.symbols["dec"], "dec");
+    let dims = &found.samples[1].dims;
+    assert_eq!(
+        found.facts[1].shape(scores),
+        Some(&[dims["batch"], dims["seq"], dims["dec"]][..])
+    );
+}
+
+#[test]
+fn a_full_index_merges_the_symbols_of_index_and_table() {
+    let mut net = Net::new(17);
+    let ids = net.input("ids", I64, &["b", "n"]);
+    let mask = net.input("mask", I64, &["c", "m"]);
+    let dims = net.op("Shape", &[ids]);
+    let at = net.ints(&[1]);
+    let n = net.op("Gather", &[dims, at]);
+    let n = net.op("Squeeze", &[n]);
+    let (zero, one) = (
+        net.operand(&Ints(&[], &[0])).unwrap(),
+        net.operand(&Ints(&[], &[1])).unwrap(),
+    );
+    let range = net.op("Range", &[zero, n, one]);
+    net.add(
+        "Gather",
+        &[Some(mask), Some(range)],
+        &[attr_int("axis", 1)],
+        1,
+    );
+    let found = net.explore();
+    assert_eq!(found.symbols["n"], found.symbols["m"]);
+    assert_ne!(found.symbols["b"], found.symbols["c"]);
+}
+
+#[test]
+fn a_baked_size_is_told() {
+    let mut net = Net::new(17);
+    let x = net.input("x", F32, &["seq", "batch", "8"]);
+    let dims = net.op("Shape", &[x]);
+    let at = net.ints(&[1]);
+    let batch = net.op("Gather", &[dims, at]);
+    let (seq, width) = (net.ints(&[23]), net.ints(&[8]));
+    let target = net.add(
+        "Concat",
+        &[Some(seq), Some(batch), Some(width)],
+        &[attr_int("axis", 0)],
+        1,
+    )[0];
+    let y = net.op("Reshape", &[x, target]);
+    let z = net.op("Relu", &[y]);
+    let found = net.explore();
+    for facts in &found.facts {
+        assert_eq!(facts.shape(y), None);
+        assert_eq!(facts.baked().len(), 1);
+        assert_eq!(
+            (facts.baked()[0].symbol.as_str(), facts.baked()[0].literal),
+            ("seq", 23)
+        );
+        assert_eq!(facts.unknown(z).and_then(|u| u.from), Some(y));
+    }
+}
+
+#[test]
+fn the_channels_of_an_image_are_a_number() {
+    let mut net = Net::new(17);
+    let image = net.input("pixels", F32, &["batch", "channels", "height", "width"]);
+    let kernel = net.operand(&Floats(&[8, 3, 4, 4], &[0.5; 384])).unwrap();
+    let strides = [attr_ints("strides", &[4, 4])];
+    let patches = net.add("Conv", &[Some(image), Some(kernel)], &strides, 1)[0];
+    let found = net.explore();
+    assert_eq!(found.numbers.get("channels"), Some(&3));
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        let d = &sample.dims;
+        assert_eq!(
+            facts.shape(patches),
+            Some(&[d["batch"], 8, d["height"] / 4, d["width"] / 4][..])
+        );
+        assert_ne!(d["height"], d["width"]);
+    }
+}
+
+#[test]
+fn an_image_of_a_baked_size_is_found() {
+    let mut net = Net::new(17);
+    let image = net.input("pixels", F32, &["batch", "3", "height", "width"]);
+    let kernel = net.operand(&Floats(&[8, 3, 4, 4], &[0.5; 384])).unwrap();
+    let strides = [attr_ints("strides", &[4, 4])];
+    let patches = net.add("Conv", &[Some(image), Some(kernel)], &strides, 1)[0];
+    let target = net.ints(&[0, 8, -1]);
+    let rows = net.op("Reshape", &[patches, target]);
+    // 36 patches of 4 by 4: an image of 24 by 24.
+    let positions = net.operand(&Floats(&[1, 8, 36], &[0.5; 288])).unwrap();
+    let sum = net.op("Add", &[rows, positions]);
+    let found = net.explore();
+    assert_eq!(
+        (found.numbers.get("height"), found.numbers.get("width")),
+        (Some(&24), Some(&24))
+    );
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        assert_eq!(facts.shape(sum), Some(&[sample.dims["batch"], 8, 36][..]));
+    }
+}
+
+#[test]
+fn tokens_in_windows_get_a_multiple_of_the_window() {
+    let mut net = Net::new(17);
+    let x = net.input("x", F32, &["batch", "seq", "4"]);
+    let target = net.ints(&[0, -1, 8, 4]);
+    let y = net.op("Reshape", &[x, target]);
+    let found = net.explore();
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        assert_eq!(
+            facts.shape(y),
+            Some(&[sample.dims["batch"], sample.dims["seq"] / 8, 8, 4][..])
+        );
+    }
+}
+
+#[test]
+fn an_unknown_operator_takes_the_declared_shape() {
+    let mut net = Net::new(17);
+    let x = net.input("x", F32, &["batch", "seq"]);
+    let y = net.op("other.domain:Mystery", &[x]);
+    let dims = vec![Dimension::Param("seq".to_owned()), Dimension::Value(4)];
+    let info = onnx_model::ValueInfo {
+        dtype: Some(F32),
+        dims: Some(dims),
+    };
+    let z = net.op("other.domain:Mystery", &[x]);
+    net.model.graph.set_info(y, Some(info));
+    let found = net.explore();
+    let facts = &found.facts[0];
+    assert_eq!(facts.shape(y), Some(&[found.samples[0].dims["seq"], 4][..]));
+    assert_eq!(facts.dtype(y), Some(F32));
+    assert_eq!(facts.unknown(y), None);
+    let why = facts.unknown(z).expect("nothing is known");
+    assert!(
+        why.reason.contains("other.domain.Mystery"),
+        "{}",
+        why.reason
+    );
+}
+
+#[test]
+fn a_declared_size_that_is_wrong_is_noted() {
+    let mut net = Net::new(17);
+    let x = net.input("x", F32, &["2", "3"]);
+    let y = net.op("Relu", &[x]);
+    let dims = vec![Dimension::Value(2), Dimension::Value(4)];
+    net.model.graph.set_info(
+        y,
+        Some(onnx_model::ValueInfo {
+            dtype: Some(F32),
+            dims: Some(dims),
+        }),
+    );
+    let found = net.explore();
+    assert_eq!(found.facts[0].shape(y), Some(&[2, 3][..]));
+    let [mismatch] = found.facts[0].mismatches() else {
+        panic!("one mismatch")
+    };
+    assert_eq!(
+        (mismatch.axis, mismatch.declared, mismatch.computed),
+        (1, 4, 3)
+    );
+}
+
+#[test]
+fn the_samples_fill_the_inputs() {
+    let mut net = Net::new(17);
+    let mask = net.input("mask", I64, &["1", "6"]);
+    let other = net.input("flags", DataType::Bool, &["2"]);
+    let found = net.explore();
+    let content = |k: usize, v| found.facts[k].content(v).cloned();
+    assert_eq!(content(0, mask), Some(Content::Int(vec![1; 6])));
+    assert_eq!(content(2, mask), Some(Content::Int(vec![0; 6])));
+    assert_eq!(content(3, mask), Some(Content::Int(vec![1, 1, 1, 1, 0, 0])));
+    assert_eq!(content(2, other), Some(Content::Bool(vec![false; 2])));
+    assert!(found.facts[0].assumed(mask));
+}
+
+#[test]
+fn wrong_nodes_are_unknown_and_never_a_panic() {
+    // Every operator with no inputs, scalars, and matrices of the wrong kind.
+    let operators = [
+        "Add",
+        "Where",
+        "Clip",
+        "Cast",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Split",
+        "Concat",
+        "Slice",
+        "Pad",
+        "Tile",
+        "Expand",
+        "Transpose",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "ScatterND",
+        "ScatterElements",
+        "CumSum",
+        "Trilu",
+        "OneHot",
+        "NonZero",
+        "TopK",
+        "Range",
+        "ConstantOfShape",
+        "Shape",
+        "Size",
+        "EyeLike",
+        "MatMul",
+        "Gemm",
+        "Einsum",
+        "Conv",
+        "ConvInteger",
+        "MaxPool",
+        "Resize",
+        "ReduceSum",
+        "ArgMax",
+        "Softmax",
+        "LayerNormalization",
+        "BatchNormalization",
+        "GlobalAveragePool",
+        "DequantizeLinear",
+        "Attention",
+        "LSTM",
+        "DepthToSpace",
+        "If",
+        "Loop",
+        "QLinearMatMul",
+        "PRelu",
+        "Max",
+        "Constant",
+        "com.microsoft:Attention",
+        "com.microsoft:MultiHeadAttention",
+        "com.microsoft:EmbedLayerNormalization",
+        "com.microsoft:SkipLayerNormalization",
+        "com.microsoft:FusedMatMul",
+        "com.microsoft:GroupQueryAttention",
+        "com.microsoft:MatMulNBits",
+        "com.microsoft:QLinearAdd",
+    ];
+    let extreme = [i64::MIN, i64::MAX];
+    for operator in operators {
+        for opset in [1, 11, 13, 18, 23] {
+            let scalar = || Ints(&[], &[-7]);
+            let matrix = || Floats(&[0, 3], &[]);
+            let large = || Input(F32, &[i64::MAX, 2, 3]);
+            let wild = || Ints(&[2], &extreme);
+            let cases: [Vec<In>; 6] = [
+                vec![],
+                vec![Nothing, Nothing, Nothing, Nothing, Nothing],
+                vec![scalar(), scalar(), scalar(), scalar(), scalar()],
+                vec![matrix(), scalar(), matrix(), wild(), scalar()],
+                vec![large(), wild(), wild(), wild(), wild()],
+                vec![
+                    Ints(&[1, 2], &extreme),
+                    wild(),
+                    wild(),
+                    Ints(&[2], &[0, 1]),
+                    wild(),
+                ],
+            ];
+            for operands in &cases {
+                for attributes in [
+                    vec![],
+                    vec![
+                        attr_int("axis", i64::MIN),
+                        attr_int("num_heads", 1),
+                        attr_int("group", -1),
+                    ],
+                ] {
+                    node(opset, operator, operands, &attributes, 2);
+                }
+            }
+        }
+    }
+}
