@@ -1,6 +1,8 @@
 """The built operator library in ONNX Runtime, against NumPy.
 
-    python host.py LIBRARY [SEED]
+    python host.py [LIBRARY [SEED]]
+
+LIBRARY defaults to the environment variable VCC_OPS_LIB.
 
 Needs numpy, onnx and onnxruntime (1.17 or newer). Every operator runs alone, in f32 and f16, with one thread and with two, and is
 compared with the functions below, which are written from docs/operators.md and share nothing with the library. Then: what must be
@@ -8,6 +10,7 @@ refused, what shape inference promises, whether the state is really updated in p
 """
 
 import math
+import os
 import sys
 import threading
 import time
@@ -17,7 +20,7 @@ import onnxruntime as ort
 from onnx import TensorProto as TP
 from onnx import helper
 
-LIBRARY = sys.argv[1]
+LIBRARY = sys.argv[1] if len(sys.argv) > 1 else os.environ["VCC_OPS_LIB"]
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 KINDS = {np.dtype(np.float32): TP.FLOAT, np.dtype(np.float16): TP.FLOAT16, np.dtype(np.int64): TP.INT64, np.dtype(bool): TP.BOOL}
