@@ -1,7 +1,7 @@
 //! The VCC algorithm: partition, tree state, select, compress, decompress, expand. No ONNX, no ONNX Runtime.
 //!
 //! `docs/operators.md` is the specification; the words are used here as they are defined there. There is one module per operator,
-//! [`Ladder`] and [`Layout`] hold the arithmetic of slots, segments and items, and [`reference`] is a slow f64 version of every
+//! [`Ladder`] and [`Layout`] hold the arithmetic of slots, segments and items, and [`mod@reference`] is a slow f64 version of every
 //! operator with a structure of its own, for tests.
 //!
 //! Invariants of all kernels:
