@@ -1,7 +1,8 @@
 //! `VccCoarsen`: token rows to the state.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::Layout;
+use super::val::Val;
 
 pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let [x, item_token, item_count, _token_slot, vote] = body.inputs();

@@ -1,7 +1,8 @@
 //! `VccCompress`: the compressed sequence, with the token and the count bias of every row.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::{Layout, State};
+use super::val::Val;
 
 pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let [value, scale, offset, items, item_token, item_count, vote] = body.inputs();

@@ -3,8 +3,9 @@
 //! First the listed items take their new values and maps, then the segments above them become means of what they cover,
 //! from the finest level up.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::{Layout, Position, State};
+use super::val::Val;
 
 pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let [

@@ -1,7 +1,8 @@
 //! `VccExpand`: the state as token rows.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::{Layout, State};
+use super::val::Val;
 
 pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let [value, scale, offset, token_slot, vote] = body.inputs();

@@ -17,6 +17,7 @@ mod expand;
 mod partition;
 mod select;
 mod tree;
+mod val;
 
 use build::Body;
 use onnx_model::Function;

@@ -1,7 +1,8 @@
 //! `VccPartition`: masks to the order of slots, and what is known of every item.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::{Layout, Level};
+use super::val::Val;
 
 /// Larger than any `distance * n + position`.
 const FAR: i64 = 1 << 62;

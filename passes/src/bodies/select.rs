@@ -1,7 +1,8 @@
 //! `VccSelect`: which candidates are refined.
 
-use super::build::{Body, Val};
+use super::build::Body;
 use super::tree::Layout;
+use super::val::Val;
 
 pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let [scores, candidates, item_count, vote, budget] = body.inputs();

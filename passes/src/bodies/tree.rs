@@ -2,7 +2,8 @@
 //!
 //! Shapes in comments: `B` batch, `v` VIP slots, `m` context slots, `P` items, `N` segments, `d` channels (docs/operators.md).
 
-use super::build::{Body, Val};
+use super::build::Body;
+use super::val::Val;
 
 /// Where slots and segments stand among the items, as int64 tensors of shape [1].
 pub(super) struct Layout<'b> {
