@@ -60,9 +60,7 @@ fn standard(operator: &str) -> Option<(Rule, Types)> {
         "IsInf" => (elementwise::same, BOOL),
         "Erf" | "Gelu" | "Elu" | "Selu" | "Celu" | "Mish" | "HardSwish" | "HardSigmoid"
         | "LeakyRelu" | "Softsign" | "ThresholdedRelu" | "Shrink" | "Swish" | "Acos" | "Acosh"
-        | "Asin" | "Asinh" | "Atan" | "Atanh" | "Sinh" | "Cosh" | "Bernoulli" => {
-            (elementwise::same, SAME)
-        }
+        | "Asin" | "Asinh" | "Atan" | "Atanh" | "Sinh" | "Cosh" => (elementwise::same, SAME),
         "Clip" => (elementwise::clip, SAME),
         "PRelu" => (elementwise::prelu, SAME),
         "Dropout" => (elementwise::dropout, &[Of(0), Is(DataType::Bool)]),
@@ -85,7 +83,7 @@ fn standard(operator: &str) -> Option<(Rule, Types)> {
         "Unsqueeze" => (shape_ops::unsqueeze, SAME),
         "ConstantOfShape" => (shape_ops::constant_of_shape, &[Found(constant_type)]),
         "Range" => (shape_ops::range, SAME),
-        "EyeLike" => (shape_ops::eye_like, &[Found(eye_type)]),
+        "EyeLike" | "Bernoulli" => (elementwise::same, &[Found(own_type)]),
         "Split" => (shape_ops::split, SAME),
         // Moving elements.
         "Transpose" => (moves::transpose, SAME),
@@ -202,7 +200,7 @@ fn constant_type(op: &Op) -> Option<DataType> {
     )
 }
 
-fn eye_type(op: &Op) -> Option<DataType> {
+fn own_type(op: &Op) -> Option<DataType> {
     attr_type(op, "dtype").or_else(|| op.dtype(0))
 }
 

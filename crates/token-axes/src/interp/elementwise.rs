@@ -9,9 +9,8 @@ use super::value::Content;
 /// One input, same shape; every further output (a dropout mask) too.
 pub(super) fn unary(op: &Op) -> Outs {
     let shape = op.shape(0)?;
-    let content = op
-        .content(0)
-        .and_then(|x| arith::unary(&op.node.op_type, x));
+    let x = if small(shape) { op.content(0) } else { None };
+    let content = x.and_then(|x| arith::unary(&op.node.op_type, x));
     let content = content.and_then(|c| typed(op, c));
     filled(shape, content)
 }
@@ -28,7 +27,11 @@ pub(super) fn dropout(op: &Op) -> Outs {
         Some(Content::Bool(t)) => t.first() != Some(&false),
         _ => op.has(2),
     };
-    let content = if trains { None } else { op.content(0).cloned() };
+    let content = if trains || !small(shape) {
+        None
+    } else {
+        op.content(0).cloned()
+    };
     Ok(vec![
         Out {
             shape: Some(shape.to_vec()),
@@ -111,7 +114,11 @@ fn choose(op: &Op, shape: &[i64]) -> Option<Content> {
 /// `Clip`: bounds are attributes before operator set 11, inputs since.
 pub(super) fn clip(op: &Op) -> Outs {
     let shape = op.shape(0)?;
-    let content = clipped(op, shape);
+    let content = if small(shape) {
+        clipped(op, shape)
+    } else {
+        None
+    };
     filled(shape, content)
 }
 

@@ -11,6 +11,9 @@ use super::op::{Fail, Op, because, small};
 use super::samples::{Fill, Sample, symbol_of};
 use super::value::{Content, Kind, Value};
 
+/// How many elements of contents one evaluation stores at most: 128 MiB. Real models need less than a tenth.
+const BUDGET: usize = 1 << 24;
+
 /// Evaluates the graph at one sample.
 ///
 /// # Errors
@@ -30,12 +33,14 @@ pub(super) fn run(model: &Model, sample: &Sample) -> (Facts, Vec<SizeConflict>) 
     let graph = &model.graph;
     let nothing = Value::default();
     let conflicts = RefCell::default();
+    let budget = Cell::new(BUDGET);
     let walk = Walk {
         graph,
         model,
         sample,
         sizes: &sizes,
         conflicts: &conflicts,
+        budget: &budget,
         nothing: &nothing,
     };
     let mut facts = Facts::default();
@@ -54,6 +59,8 @@ pub(super) struct Walk<'a> {
     /// The symbol that has a size.
     sizes: &'a BTreeMap<i64, &'a str>,
     conflicts: &'a RefCell<Vec<SizeConflict>>,
+    /// How many elements of contents may still be stored.
+    budget: &'a Cell<usize>,
     /// What is known of a value that nothing has made so far.
     nothing: &'a Value,
 }
@@ -247,7 +254,17 @@ impl Walk<'_> {
                 value.shape = self.declared(dims);
             }
         }
+        self.spend(&mut value);
         facts.values.insert(v, value);
+    }
+
+    /// Drops a computed content that there is no room for.
+    fn spend(&self, value: &mut Value) {
+        let elements = value.content().map_or(0, Content::len);
+        match self.budget.get().checked_sub(elements) {
+            Some(left) => self.budget.set(left),
+            None => value.set_content(None),
+        }
     }
 
     /// A declared shape at this sample's sizes, if they are all known. No axes: exporters write that for values whose

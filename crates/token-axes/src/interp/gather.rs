@@ -17,6 +17,14 @@ fn wrapped(index: i64, dim: i64) -> i64 {
     if (0..dim).contains(&i) { i } else { OUTSIDE }
 }
 
+/// The contents of data and indices, if the result is to be computed.
+fn operands<'a>(op: &Op<'a>, shape: &[i64]) -> Option<(&'a Content, &'a [i64])> {
+    if !small(shape) {
+        return None;
+    }
+    Some((op.content(0)?, op.content(1)?.ints()?))
+}
+
 /// Notes that indices (input 1; element `k` of every tuple of `depth`) that run over a whole symbol were made for an axis of
 /// that symbol.
 fn note_cover(op: &Op, depth: usize, k: usize, dim: i64) {
@@ -40,8 +48,8 @@ pub(super) fn gather(op: &Op) -> Outs {
     shape.extend(at_shape);
     shape.extend(&dims[at + 1..]);
     note_cover(op, 1, 0, dims[at]);
-    let content = match (op.content(0), op.content(1).and_then(Content::ints)) {
-        (Some(x), Some(indices)) if small(&shape) => {
+    let content = match operands(op, &shape) {
+        Some((x, indices)) => {
             let (own, index_strides) = (strides(dims), strides(at_shape));
             x.take(&positions(&shape, |c| {
                 let (front, rest) = c.split_at(at);
@@ -66,10 +74,8 @@ pub(super) fn gather_elements(op: &Op) -> Outs {
     if shape.len() != dims.len() {
         return because("data and indices differ in rank");
     }
-    let content = match (op.content(0), op.content(1).and_then(Content::ints)) {
-        (Some(x), Some(indices)) if small(shape) => {
-            x.take(&element_positions(dims, shape, indices, at))
-        }
+    let content = match operands(op, shape) {
+        Some((x, indices)) => x.take(&element_positions(dims, shape, indices, at)),
         _ => None,
     };
     filled(shape, content)
@@ -135,8 +141,8 @@ pub(super) fn gather_nd(op: &Op) -> Outs {
     for (k, &dim) in dims[batch..end].iter().enumerate() {
         note_cover(op, end - batch, k, dim);
     }
-    let content = match (op.content(0), op.content(1).and_then(Content::ints)) {
-        (Some(x), Some(indices)) if small(&shape) => {
+    let content = match operands(op, &shape) {
+        Some((x, indices)) => {
             let (own, index_strides) = (strides(dims), strides(lead));
             x.take(&positions(&shape, |c| {
                 let (front, back) = c.split_at(lead.len());
@@ -251,7 +257,7 @@ pub(super) fn one_hot(op: &Op) -> Outs {
 /// `NonZero`: as many columns as there are elements that are not 0, so the shape depends on the content.
 pub(super) fn non_zero(op: &Op) -> Outs {
     let dims = op.shape(0)?;
-    let Some(x) = op.content(0) else {
+    let Some(x) = op.content(0).filter(|_| small(dims)) else {
         return Err(unknown_content(0));
     };
     let hit: Vec<bool> = match x {

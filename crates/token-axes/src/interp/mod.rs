@@ -5,8 +5,8 @@
 //! symbols that a broadcast shows to be equal show up as a [`SizeConflict`].
 //!
 //! Everything degrades per value: an operator that is not known, or an operand whose content is not, leaves the outputs
-//! unknown with a reason, and the rest goes on. Work is bounded: contents have at most 65,536 elements (integer and
-//! boolean initializers 2^20), weights are not decoded beyond that. Nothing here panics on any graph.
+//! unknown with a reason, and the rest goes on. Work is bounded: contents have at most 2^18 elements (integer and boolean
+//! initializers 2^20), all of an evaluation together 2^24, and weights are not decoded beyond that. Nothing here panics on any graph.
 
 mod arith;
 mod attention;

@@ -6,9 +6,10 @@ use super::value::Content;
 
 /// The output whose element at a coordinate is input 0's element at the position that `at` gives.
 fn moved(op: &Op, shape: Vec<i64>, at: impl FnMut(&[i64]) -> i64) -> Outs {
-    let content = match op.content(0) {
-        Some(x) if small(&shape) => x.take(&positions(&shape, at)),
-        _ => None,
+    let content = if small(&shape) {
+        op.content(0).and_then(|x| x.take(&positions(&shape, at)))
+    } else {
+        None
     };
     filled(shape, content)
 }
@@ -275,8 +276,9 @@ pub(super) fn trilu(op: &Op) -> Outs {
     } else {
         Some(0)
     };
-    let content = match (k, op.content(0), op.dtype(0)) {
-        (Some(k), Some(x), Some(dtype)) if small(dims) => {
+    let x = if small(dims) { op.content(0) } else { None };
+    let content = match (k, x, op.dtype(0)) {
+        (Some(k), Some(x), Some(dtype)) => {
             let mut keep = Vec::with_capacity(x.len());
             for_each(dims, |at| {
                 let (row, column) = (at[at.len() - 2], at[at.len() - 1]);

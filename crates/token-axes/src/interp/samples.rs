@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_model::{DataType, Dimension, Model};
+use onnx_model::{DataType, Dimension, Model, NodeId};
 
 use super::facts::{Facts, SizeConflict};
 use super::{evaluate, images};
@@ -82,6 +82,7 @@ struct Symbol {
 fn symbols(model: &Model) -> Vec<Symbol> {
     let graph = &model.graph;
     let mut found: Vec<Symbol> = Vec::new();
+    let mut index: BTreeMap<String, usize> = BTreeMap::new();
     for &v in graph.inputs() {
         if graph.is_initializer(v) {
             continue;
@@ -106,16 +107,19 @@ fn symbols(model: &Model) -> Vec<Symbol> {
                 _ => Role::Token,
             };
             let feature = float && axis > 0 && dims.len() >= 3;
-            match found.iter_mut().find(|s| s.name == name) {
+            match index.get(&name).and_then(|&i| found.get_mut(i)) {
                 Some(s) => {
                     s.role = s.role.min(role);
                     s.feature &= feature;
                 }
-                None => found.push(Symbol {
-                    name,
-                    role,
-                    feature,
-                }),
+                None => {
+                    index.insert(name.clone(), found.len());
+                    found.push(Symbol {
+                        name,
+                        role,
+                        feature,
+                    });
+                }
             }
         }
     }
@@ -159,15 +163,19 @@ fn numbers_in(model: &Model) -> BTreeSet<i64> {
 /// Hands out primes, each once.
 struct Primes {
     avoid: BTreeSet<i64>,
+    /// Where the search from a number goes on.
+    reached: BTreeMap<i64, i64>,
 }
 
 impl Primes {
     /// The first free prime from `from` on.
     fn next(&mut self, from: i64) -> i64 {
         let is_prime = |n: i64| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
-        let prime = (from..)
+        let start = self.reached.get(&from).copied().unwrap_or(from);
+        let prime = (start..)
             .find(|&n| is_prime(n) && !self.avoid.contains(&n))
             .unwrap_or(from);
+        self.reached.insert(from, prime);
         self.avoid.insert(prime);
         prime
     }
@@ -237,15 +245,20 @@ impl Search<'_> {
     /// The samples for what is known of the symbols. Numbers of tokens are multiples of `token_unit`.
     fn samples(&self, merged: &Merged, token_unit: i64) -> Vec<Sample> {
         let mut roles: Vec<(&str, Role)> = Vec::new();
+        let mut index: BTreeMap<&str, usize> = BTreeMap::new();
         for s in &self.symbols {
             let root = merged.root(&s.name);
-            match roles.iter_mut().find(|(name, _)| *name == root) {
+            match index.get(root).and_then(|&i| roles.get_mut(i)) {
                 Some((_, role)) => *role = (*role).min(s.role),
-                None => roles.push((root, s.role)),
+                None => {
+                    index.insert(root, roles.len());
+                    roles.push((root, s.role));
+                }
             }
         }
         let mut primes = Primes {
             avoid: self.taken.clone(),
+            reached: BTreeMap::new(),
         };
         let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
         // Batches first: they get the smallest.
@@ -376,13 +389,19 @@ impl Evaluation {
 /// Keeps those sizes inside the graph that are the same number at every sample where they show.
 fn settle_baked(facts: &mut [Facts]) {
     let all: Vec<_> = facts.iter().flat_map(|f| f.baked.iter().cloned()).collect();
+    let mut places: BTreeMap<(NodeId, String), Vec<i64>> = BTreeMap::new();
+    for b in all {
+        places
+            .entry((b.node, b.symbol))
+            .or_default()
+            .push(b.literal);
+    }
     for f in facts {
         f.baked.retain(|b| {
-            let same_place = || {
-                all.iter()
-                    .filter(|o| o.node == b.node && o.symbol == b.symbol)
-            };
-            same_place().count() > 1 && same_place().all(|o| o.literal == b.literal)
+            let met = places
+                .get(&(b.node, b.symbol.clone()))
+                .map_or(&[][..], Vec::as_slice);
+            met.len() > 1 && met.iter().all(|&l| l == b.literal)
         });
     }
 }

@@ -1,7 +1,7 @@
 //! Operators that read, build or change shapes and leave the elements' order alone.
 
 use super::index::{count, gcd};
-use super::op::{Fail, Op, Out, Outs, axes, axis, because, filled, one, small};
+use super::op::{Fail, Op, Out, Outs, axes, axis, because, filled, small};
 use super::value::Content;
 
 /// `Shape(start, end)`.
@@ -215,11 +215,6 @@ fn float_range(op: &Op) -> Outs {
     let content =
         small(&[n]).then(|| Content::Float((0..n).map(|i| start + i as f64 * delta).collect()));
     filled([n], content.and_then(|c| c.fit(op.dtype(0)?)))
-}
-
-/// `EyeLike`.
-pub(super) fn eye_like(op: &Op) -> Outs {
-    one(op.shape(0)?)
 }
 
 /// `Split`: given sizes, or equal parts with a shorter last one. `num_outputs` only says how many outputs there are.

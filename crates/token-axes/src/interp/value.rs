@@ -10,8 +10,8 @@ use onnx_model::{DataType, Tensor};
 
 use super::index::count;
 
-/// The longest content that is computed.
-pub(super) const LIMIT: usize = 1 << 16;
+/// The longest content that is computed: a mask of 512 by 512 tokens.
+pub(super) const LIMIT: usize = 1 << 18;
 /// The longest integer or boolean initializer that is decoded (a position or relative-position table).
 const INDEX_LIMIT: usize = 1 << 20;
 

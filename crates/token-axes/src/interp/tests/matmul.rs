@@ -132,4 +132,9 @@ fn fused_products() {
         fused(&[5, 2, 7], &[2, 7, 11], &[attr_int("transBatchA", 1)]),
         Some(vec![2, 5, 11])
     );
+    let batch = attr_int("transBatchA", 1);
+    assert_eq!(
+        fused(&[5, 2, 3, 7], &[2, 3, 7, 11], &[batch]),
+        Some(vec![2, 3, 5, 11])
+    );
 }

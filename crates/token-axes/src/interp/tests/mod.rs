@@ -1,6 +1,7 @@
 //! Cases computed by hand, per family of operators.
 
 mod attention;
+mod control;
 mod conv;
 mod elementwise;
 mod gather;

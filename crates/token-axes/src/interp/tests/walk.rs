@@ -83,6 +83,34 @@ fn a_conflict_is_an_error_of_a_single_evaluation() {
 }
 
 #[test]
+fn a_coincidence_at_one_sample_merges_nothing() {
+    let build = |more: i64| {
+        let mut net = Net::new(17);
+        let x = net.input("x", F32, &["n"]);
+        let y = net.input("y", F32, &["m"]);
+        let z = net.input("z", F32, &["k"]);
+        let pads = net.ints(&[0, more]);
+        let longer = net.op("Pad", &[x, pads]);
+        let sum = net.op("Add", &[longer, y]);
+        (net.explore(), sum, z)
+    };
+    let (found, ..) = build(1000);
+    let size = |symbol: &str| found.samples[0].dims[symbol];
+    // n and some zeros are as long as k, by chance, and meet m.
+    let (found, sum, _) = build(size("k") - size("n"));
+    assert_eq!(
+        found.samples[0].dims["n"] + size("k") - size("n"),
+        found.samples[0].dims["k"]
+    );
+    assert!(
+        found.symbols.iter().all(|(symbol, root)| symbol == root),
+        "{:?}",
+        found.symbols
+    );
+    assert_eq!(found.facts[0].shape(sum), None);
+}
+
+#[test]
 fn encoder_and_decoder_lengths_stay_apart() {
     let mut net = Net::new(17);
     let a = net.input("a", F32, &["batch", "seq", "8"]);
@@ -205,6 +233,36 @@ fn tokens_in_windows_get_a_multiple_of_the_window() {
             Some(&[sample.dims["batch"], sample.dims["seq"] / 8, 8, 4][..])
         );
     }
+}
+
+#[test]
+fn contents_stop_where_the_budget_ends() {
+    let mut net = Net::new(17);
+    let dims = net.ints(&[1 << 16]);
+    let all: Vec<_> = (0..300)
+        .map(|_| net.op("ConstantOfShape", &[dims]))
+        .collect();
+    let found = net.explore();
+    let facts = &found.facts[0];
+    assert!(all.iter().all(|&v| facts.shape(v).is_some()));
+    assert_eq!(
+        all.iter().filter(|&&v| facts.content(v).is_some()).count(),
+        256
+    );
+}
+
+#[test]
+fn many_symbols_are_no_burden() {
+    let mut net = Net::new(17);
+    let inputs: Vec<_> = (0..300)
+        .map(|i| net.input(&format!("x{i}"), F32, &["?", "?"]))
+        .collect();
+    let sum = net.op("Sum", &inputs);
+    let begin = std::time::Instant::now();
+    let found = net.explore();
+    assert!(begin.elapsed().as_secs() < 20);
+    assert_eq!(found.facts.len(), 4);
+    assert!(found.facts[0].dtype(sum).is_some());
 }
 
 #[test]
