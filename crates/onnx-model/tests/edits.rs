@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use onnx_model::{AttrValue, DataType, Graph, Model, NewNode, NodeId, Tensor, ValueId};
+use onnx_model::{AttrValue, DataType, Graph, Model, NewNode, NodeId, Tensor, ValueId, ValueInfo};
 use proptest::prelude::*;
 
 fn find(model: &Model, name: &str) -> ValueId {
@@ -122,15 +122,15 @@ fn captures_are_uses() {
     assert_eq!(names(&model, node), ["x", "w", "c", "y"]);
     assert!(model.graph.node(node).has_subgraph());
     assert_eq!(model.graph.value(find(&model, "w")).captured_by(), [node]);
+    // A name that a body defines is taken.
+    let fresh = model.graph.new_value("deep");
+    assert_eq!(model.graph.value(fresh).name, "deep_1");
     let copy = model.graph.clone_node(node, "copy");
     assert_eq!(names(&model, copy), ["x", "w", "c", "y"]);
     assert_eq!(
         model.graph.value(find(&model, "w")).captured_by(),
         [node, copy]
     );
-    // A name that a body defines is taken.
-    let fresh = model.graph.new_value("deep");
-    assert_eq!(model.graph.value(fresh).name, "deep_1");
     assert!(
         model
             .graph
@@ -179,7 +179,8 @@ fn dead_nodes_go_with_what_only_they_need() {
     let (x, y) = (find(&model, "x"), find(&model, "y"));
     let w1 = model.graph.add_initializer("w1", Tensor::scalar_f32(1.0));
     let w2 = model.graph.add_initializer("w2", Tensor::scalar_f32(1.0));
-    let (_, a) = op(&mut model, "Add", &[x, w1], "a");
+    let (_, a) = op(&mut model, "Add", &[x, w1], "vanishing");
+    model.graph.set_info(a, Some(ValueInfo::default()));
     let (second, _) = op(&mut model, "Mul", &[a, w2], "b");
     // Unused in the file already: not ours to remove, nor are declared types of values that never were there.
     let before = model.graph.node_ids().count();
@@ -190,12 +191,14 @@ fn dead_nodes_go_with_what_only_they_need() {
     );
     assert_eq!(model.graph.node_ids().count(), before - 4);
     assert!(!model.graph.contains(second));
-    assert!(model.graph.find_value("w1").is_none() && model.graph.find_value("a").is_none());
+    assert!(
+        model.graph.find_value("w1").is_none() && model.graph.find_value("vanishing").is_none()
+    );
     assert!(model.graph.find_value("w").is_some() && model.graph.is_output(y));
     model.verify().unwrap();
     let text = model.to_vec().unwrap();
     let has = |name: &str| text.windows(name.len()).any(|w| w == name.as_bytes());
-    assert!(has("nobody") && !has("w1"));
+    assert!(has("nobody") && has("idle") && !has("w1") && !has("vanishing"));
     assert_eq!(model.graph.remove_dead(), 0);
 }
 

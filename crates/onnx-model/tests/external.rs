@@ -57,6 +57,7 @@ fn elements_come_from_the_file() {
         ("length", "12"),
         ("length", "4"),
         ("offset", "8"),
+        ("offset", "100"),
         ("offset", "-4"),
         ("offset", "18446744073709551615"),
     ] {

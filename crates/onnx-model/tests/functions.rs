@@ -260,6 +260,18 @@ fn subgraphs_follow() {
 }
 
 #[test]
+fn what_the_call_gives_goes_before_the_default() {
+    let mut model = calling(function(), vec![("alpha".into(), AttrValue::Float(0.25))]);
+    let call = model.graph.node_ids().last().unwrap();
+    let nodes = model.inline_call(call).unwrap();
+    assert_eq!(model.graph.node(nodes[1]).attr_float("alpha"), Some(0.25));
+    assert!(
+        model.graph.node(nodes[2]).attr("axis").is_none(),
+        "left out"
+    );
+}
+
+#[test]
 fn broken_calls_are_refused_and_change_nothing() {
     let refused = |function: Function| {
         let mut model = calling(function, vec![]);

@@ -92,6 +92,11 @@ fn no_onnx_file() {
     }
     assert_eq!(code(vec![0; 100]), "E-ONNX-NOT-ONNX");
     assert_eq!(code(int(1, 8)), "E-ONNX-NOT-ONNX");
+    assert_eq!(code([int(1, 8), vec![0, 0]].concat()), "E-ONNX-MALFORMED");
+    assert_eq!(
+        code([int(1, 8), vec![0x0e, 0]].concat()),
+        "E-ONNX-MALFORMED"
+    );
     let error = Model::open(std::path::Path::new("/no/such/file.onnx")).unwrap_err();
     assert_eq!(error.code(), "E-ONNX-IO");
     assert_eq!(

@@ -198,6 +198,42 @@ fn declared_types_and_versions_are_edited_alone() {
 }
 
 #[test]
+fn dimensions_that_say_nothing_are_unknown() {
+    let shape = [
+        len(1, len(2, "")),
+        len(1, int(1, -1)),
+        len(1, []),
+        len(1, int(1, 0)),
+    ]
+    .concat();
+    let declared = |kind: u64| len(2, len(kind, [int(1, 1), len(2, &shape)].concat()));
+    let graph = [
+        len(11, [len(1, "x"), declared(1)].concat()),
+        len(11, [len(1, "sequence"), declared(4)].concat()),
+        len(11, len(1, "untyped")),
+    ]
+    .concat();
+    let model = read(model(&graph));
+    let infos: Vec<_> = model
+        .graph
+        .inputs()
+        .iter()
+        .map(|v| model.graph.value(*v).info().cloned().unwrap())
+        .collect();
+    let unknown = Dimension::Unknown;
+    assert_eq!(
+        infos[0].dims,
+        Some(vec![
+            unknown.clone(),
+            unknown.clone(),
+            unknown,
+            Dimension::Value(0)
+        ])
+    );
+    assert_eq!(infos[1..], [ValueInfo::default(), ValueInfo::default()]);
+}
+
+#[test]
 fn new_entries_go_behind_the_old_ones() {
     let mut model = read(rich());
     let x = model.graph.find_value("x").unwrap();

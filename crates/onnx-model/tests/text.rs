@@ -39,6 +39,7 @@ graph "main" {
   input %d: f32[2, n]
   initializer %w: f32[2] = 1.0, 2.0
   initializer %d: f32[2, n] = 1.0, 2.0
+  initializer %idle: i64[1] = 5
   initializer %long: i64[9]
   %y: f32[2, n] = Relu(%x)    # relu
   %k = Constant() {value_ints = [3, -1]}    # k

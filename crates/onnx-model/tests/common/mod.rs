@@ -228,6 +228,10 @@ pub(crate) fn rich_graph() -> Vec<u8> {
         ),
         len(1, node("If", "if", &["c"], &["z"], &branches)),
         len(5, default),
+        len(
+            5,
+            [int(1, 1), int(2, 7), len(8, "idle"), int(7, 5)].concat(),
+        ),
         len(15, [len(1, sparse_values), int(3, 4)].concat()),
         len(11, value_info("x")),
         len(11, value_info("d")),
