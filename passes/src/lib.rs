@@ -28,3 +28,4 @@ pub use conversion::{Conversion, Form};
 pub use error::Error;
 pub use pipeline::{PASSES, Pass, convert};
 pub use planning::{EncoderOptions, Request};
+pub use vip::{TOKEN_IDS, TOKEN_TYPES};

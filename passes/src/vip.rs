@@ -6,9 +6,10 @@ use crate::error::Error;
 use crate::plan::{VipSpec, VipTerm};
 use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
 
-/// Graph inputs that hold token ids and token types, by the names that exporters give them.
-const TOKEN_IDS: [&str; 4] = ["input_ids", "tokens", "token_ids", "ids"];
-const TOKEN_TYPES: [&str; 3] = ["token_type_ids", "segment_ids", "token_types"];
+/// Names that exporters give to the graph input with the token ids.
+pub const TOKEN_IDS: [&str; 4] = ["input_ids", "tokens", "token_ids", "ids"];
+/// Names that exporters give to the graph input with the token types.
+pub const TOKEN_TYPES: [&str; 3] = ["token_type_ids", "segment_ids", "token_types"];
 
 /// The inputs that a specification reads, resolved before anything is emitted.
 pub(crate) fn resolve(

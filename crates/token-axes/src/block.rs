@@ -21,8 +21,11 @@ pub enum StreamOrder {
 
 impl StreamOrder {
     /// All orders, the likely one first.
-    pub const ALL: [StreamOrder; 3] =
-        [StreamOrder::BatchTokenFeature, StreamOrder::TokenBatchFeature, StreamOrder::BatchFeatureToken];
+    pub const ALL: [StreamOrder; 3] = [
+        StreamOrder::BatchTokenFeature,
+        StreamOrder::TokenBatchFeature,
+        StreamOrder::BatchFeatureToken,
+    ];
 
     /// The positions of batch, token and feature axis.
     pub fn positions(self) -> [usize; 3] {
@@ -50,8 +53,14 @@ impl StreamOrder {
             return None;
         }
         let mut axes: Vec<Axis> = vec![Vec::new(); 3];
-        axes[b] = vec![Factor { role: Role::Batch, size: batch }];
-        axes[t] = vec![Factor { role: Role::Token, size: token }];
+        axes[b] = vec![Factor {
+            role: Role::Batch,
+            size: batch,
+        }];
+        axes[t] = vec![Factor {
+            role: Role::Token,
+            size: token,
+        }];
         axes[f] = feature(channels);
         Some(Layout(axes))
     }
@@ -93,17 +102,26 @@ pub fn analyse(
     input: ValueId,
     output: ValueId,
 ) -> Result<BlockAxes, Refusal> {
-    let first = core.first().map(|&n| describe(graph.node(n))).unwrap_or_default();
+    let first = core
+        .first()
+        .map(|&n| describe(graph.node(n)))
+        .unwrap_or_default();
     let shape = samples.shape(input).ok_or_else(|| Refusal {
         code: Code::UnknownShape,
         node: first.clone(),
-        reason: format!("The shape of the block's input '{}' is not known.", graph.value(input).name),
+        reason: format!(
+            "The shape of the block's input '{}' is not known.",
+            graph.value(input).name
+        ),
+        trail: Vec::new(),
     })?;
     // The orders are hypotheses: only the right one gets through all operators. The first order's failure is the one to tell,
     // unless another got further.
     let mut failure: Option<(usize, Refusal)> = None;
     for order in StreamOrder::ALL {
-        let Some(layout) = order.layout(&shape) else { continue };
+        let Some(layout) = order.layout(&shape) else {
+            continue;
+        };
         match follow(graph, samples, opset, core, input, output, order, layout) {
             Ok(axes) => return Ok(axes),
             Err((depth, refusal)) => {
@@ -116,7 +134,10 @@ pub fn analyse(
     Err(failure.map(|(_, r)| r).unwrap_or(Refusal {
         code: Code::Axes,
         node: first,
-        reason: format!("The residual stream has shape {shape:?}, not [batch, token, feature] in some order."),
+        reason: format!(
+            "The residual stream has shape {shape:?}, not [batch, token, feature] in some order."
+        ),
+        trail: Vec::new(),
     }))
 }
 
@@ -139,9 +160,27 @@ fn follow(
     let mut softmaxes = Vec::new();
     for (depth, &id) in core.iter().enumerate() {
         let node = graph.node(id);
-        let site = Site { graph, samples, opset, tokens, batch, core: &layouts, id, node };
-        let flow = flow::apply(&site).map_err(|r| (depth, r))?;
-        check_shapes(&site, &flow).map_err(|r| (depth, r))?;
+        let site = Site {
+            graph,
+            samples,
+            opset,
+            tokens,
+            batch,
+            core: &layouts,
+            id,
+            node,
+        };
+        let flow = flow::apply(&site)
+            .and_then(|flow| check_shapes(&site, &flow).map(|()| flow))
+            .map_err(|r| {
+                (
+                    depth,
+                    Refusal {
+                        trail: trail(graph, &layouts, &core[..depth]),
+                        ..r
+                    },
+                )
+            })?;
         if let Some(key_axis) = flow.softmax {
             softmaxes.push((id, key_axis));
         }
@@ -149,35 +188,87 @@ fn follow(
         flows.insert(id, flow);
     }
     let end = core.len();
-    let refuse = |node: NodeId, code, reason: String| (end, Refusal { code, node: describe(graph.node(node)), reason });
+    let refuse = |node: NodeId, code, reason: String| {
+        (
+            end,
+            Refusal {
+                code,
+                node: describe(graph.node(node)),
+                reason,
+                trail: Vec::new(),
+            },
+        )
+    };
     let Some(&last) = core.last() else {
-        return Err((0, Refusal { code: Code::Axes, node: String::new(), reason: "The block is empty.".into() }));
+        return Err((
+            0,
+            Refusal {
+                code: Code::Axes,
+                node: String::new(),
+                reason: "The block is empty.".into(),
+                trail: Vec::new(),
+            },
+        ));
     };
     let [(softmax, key_axis)] = softmaxes[..] else {
-        return Err(refuse(last, Code::ManyAttentions, format!("The block has {} attentions.", softmaxes.len())));
+        return Err(refuse(
+            last,
+            Code::ManyAttentions,
+            format!("The block has {} attentions.", softmaxes.len()),
+        ));
     };
     match layouts.get(&output) {
         Some(out) if *out == layout => {}
         Some(out) => {
-            return Err(refuse(last, Code::Axes, format!("The block leaves as {out}, but enters as {layout}.")));
+            return Err(refuse(
+                last,
+                Code::Axes,
+                format!("The block leaves as {out}, but enters as {layout}."),
+            ));
         }
-        None => return Err(refuse(last, Code::Axes, "The block's output is not computed from its input.".into())),
+        None => {
+            return Err(refuse(
+                last,
+                Code::Axes,
+                "The block's output is not computed from its input.".into(),
+            ));
+        }
     }
     let scores = graph.node(softmax).inputs.first().copied().flatten();
     let (Some(scores), Some(scores_layout)) = (scores, scores.and_then(|v| layouts.get(&v))) else {
-        return Err(refuse(softmax, Code::Axes, "Its input is not computed from the block's input.".into()));
+        return Err(refuse(
+            softmax,
+            Code::Axes,
+            "Its input is not computed from the block's input.".into(),
+        ));
     };
-    let queries: Vec<usize> =
-        (0..scores_layout.0.len()).filter(|&i| i != key_axis && has_tokens(&scores_layout.0[i])).collect();
+    let queries: Vec<usize> = (0..scores_layout.0.len())
+        .filter(|&i| i != key_axis && has_tokens(&scores_layout.0[i]))
+        .collect();
     let [query_axis] = queries[..] else {
         return Err(refuse(
             softmax,
             Code::NotSelfAttention,
-            format!("The scores {scores_layout} have {} query axes.", queries.len()),
+            format!(
+                "The scores {scores_layout} have {} query axes.",
+                queries.len()
+            ),
         ));
     };
     let satellites = BTreeMap::new();
-    Ok(BlockAxes { satellites, order, tokens, batch, channels, layouts, flows, softmax, scores, key_axis, query_axis })
+    Ok(BlockAxes {
+        satellites,
+        order,
+        tokens,
+        batch,
+        channels,
+        layouts,
+        flows,
+        softmax,
+        scores,
+        key_axis,
+        query_axis,
+    })
 }
 
 impl BlockAxes {
@@ -194,11 +285,21 @@ impl BlockAxes {
         for id in reach.satellites(graph, core) {
             let node = graph.node(id);
             let flow = {
-                let site = Site { graph, samples, opset, tokens: self.tokens, batch: self.batch, core: &self.layouts, id, node };
+                let site = Site {
+                    graph,
+                    samples,
+                    opset,
+                    tokens: self.tokens,
+                    batch: self.batch,
+                    core: &self.layouts,
+                    id,
+                    node,
+                };
                 flow::apply(&site)?
             };
             self.satellites.extend(flow.outputs);
-            self.layouts.extend(self.satellites.iter().map(|(v, l)| (*v, l.clone())));
+            self.layouts
+                .extend(self.satellites.iter().map(|(v, l)| (*v, l.clone())));
         }
         for value in self.satellites.keys() {
             self.layouts.remove(value);
@@ -207,10 +308,28 @@ impl BlockAxes {
     }
 }
 
+/// The nodes followed so far with the layouts of their outputs.
+pub fn trail(graph: &Graph, layouts: &BTreeMap<ValueId, Layout>, nodes: &[NodeId]) -> Vec<String> {
+    let layout = |id: NodeId| {
+        graph
+            .node(id)
+            .outputs
+            .iter()
+            .flatten()
+            .find_map(|v| layouts.get(v))
+    };
+    nodes
+        .iter()
+        .filter_map(|&id| Some(format!("{} -> {}", describe(graph.node(id)), layout(id)?)))
+        .collect()
+}
+
 /// The layouts must have the sizes that the samples show: a disagreement would be a defect of the analysis.
 fn check_shapes(site: &Site<'_>, flow: &Flow) -> Result<(), Refusal> {
     for (value, layout) in &flow.outputs {
-        let Some(shape) = site.samples.shape(*value) else { continue };
+        let Some(shape) = site.samples.shape(*value) else {
+            continue;
+        };
         let sizes: Vec<Dim> = layout.0.iter().map(crate::layout::axis_size).collect();
         if sizes != shape {
             return Err(site.refuse(

@@ -54,19 +54,29 @@ pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
             continue;
         };
         let blocks = split(graph, samples, opset, &reach, &chain, &candidates, output);
-        let found: BTreeSet<NodeId> =
-            candidates.iter().map(|a| a.softmax).filter(|s| blocks.iter().any(|b| b.core.contains(s))).collect();
+        let found: BTreeSet<NodeId> = candidates
+            .iter()
+            .map(|a| a.softmax)
+            .filter(|s| blocks.iter().any(|b| b.core.contains(s)))
+            .collect();
         if found.is_disjoint(&BTreeSet::from([attention.softmax])) {
             assigned.insert(attention.softmax);
         }
         // A stream is told once: blocks whose attention an earlier stream holds already are not new.
         let new: Vec<Block> = blocks
             .into_iter()
-            .filter(|b| candidates.iter().any(|a| b.core.contains(&a.softmax) && !assigned.contains(&a.softmax)))
+            .filter(|b| {
+                candidates
+                    .iter()
+                    .any(|a| b.core.contains(&a.softmax) && !assigned.contains(&a.softmax))
+            })
             .collect();
         assigned.extend(found);
         if !new.is_empty() {
-            streams.push(Stream { blocks: new, output });
+            streams.push(Stream {
+                blocks: new,
+                output,
+            });
         }
     }
     streams
@@ -81,7 +91,16 @@ struct Attention {
 }
 
 fn is_product(op: &str) -> bool {
-    matches!(op, "MatMul" | "Einsum" | "FusedMatMul" | "MatMulInteger" | "MatMulIntegerToFloat" | "QLinearMatMul" | "Gemm")
+    matches!(
+        op,
+        "MatMul"
+            | "Einsum"
+            | "FusedMatMul"
+            | "MatMulInteger"
+            | "MatMulIntegerToFloat"
+            | "QLinearMatMul"
+            | "Gemm"
+    )
 }
 
 /// Softmaxes whose input is computed, through other than products, from a product of two values that are not weights.
@@ -89,21 +108,34 @@ fn attentions(graph: &Graph) -> Vec<Attention> {
     /// How far the products are looked for: masks and biases have longer ways.
     const MOST_VALUES: usize = 256;
     let mut out = Vec::new();
-    for id in graph.node_ids().filter(|&id| graph.node(id).op_type == "Softmax") {
-        let mut queue: VecDeque<ValueId> = graph.node(id).inputs.first().copied().flatten().into_iter().collect();
+    for id in graph
+        .node_ids()
+        .filter(|&id| graph.node(id).op_type == "Softmax")
+    {
+        let mut queue: VecDeque<ValueId> = graph
+            .node(id)
+            .inputs
+            .first()
+            .copied()
+            .flatten()
+            .into_iter()
+            .collect();
         let mut seen = BTreeSet::new();
         let mut products = Vec::new();
         while let Some(value) = queue.pop_front() {
             if !seen.insert(value) || seen.len() > MOST_VALUES {
                 continue;
             }
-            let Some((producer, _)) = graph.value(value).producer() else { continue };
+            let Some((producer, _)) = graph.value(value).producer() else {
+                continue;
+            };
             let before = graph.node(producer);
             if reads_shape_only(graph, producer) {
                 continue;
             }
             if is_product(&before.op_type) {
-                let operands: Vec<ValueId> = before.inputs.iter().flatten().take(2).copied().collect();
+                let operands: Vec<ValueId> =
+                    before.inputs.iter().flatten().take(2).copied().collect();
                 if let [a, b] = operands[..]
                     && !is_weight(graph, a)
                     && !is_weight(graph, b)
@@ -115,7 +147,10 @@ fn attentions(graph: &Graph) -> Vec<Attention> {
             queue.extend(before.inputs.iter().flatten());
         }
         if !products.is_empty() {
-            out.push(Attention { softmax: id, products });
+            out.push(Attention {
+                softmax: id,
+                products,
+            });
         }
     }
     out
@@ -128,7 +163,9 @@ fn is_weight(graph: &Graph, value: ValueId) -> bool {
         if graph.is_initializer(value) && !graph.is_input(value) {
             return true;
         }
-        let Some((producer, _)) = graph.value(value).producer() else { return false };
+        let Some((producer, _)) = graph.value(value).producer() else {
+            return false;
+        };
         let node = graph.node(producer);
         match node.op_type.as_str() {
             "Constant" => return true,
@@ -155,12 +192,24 @@ fn best_chain(
     // The first product whose operands come from one value; others (relative positions) meet weights.
     let common = attention.products.iter().find_map(|&[a, b]| {
         let (left, right) = (reach.ancestors(graph, a), reach.ancestors(graph, b));
-        let common: Vec<ValueId> = left.intersection(&right).copied().filter(|&v| !is_weight(graph, v)).collect();
+        let common: Vec<ValueId> = left
+            .intersection(&right)
+            .copied()
+            .filter(|&v| !is_weight(graph, v))
+            .collect();
         (!common.is_empty()).then_some(common)
     })?;
     let mut sources: Vec<(usize, ValueId)> = common
         .into_iter()
-        .map(|v| (graph.value(v).producer().map_or(0, |(n, _)| reach.position(n) + 1), v))
+        .map(|v| {
+            (
+                graph
+                    .value(v)
+                    .producer()
+                    .map_or(0, |(n, _)| reach.position(n) + 1),
+                v,
+            )
+        })
         .collect();
     sources.sort();
     const MOST: usize = 96;
@@ -182,15 +231,28 @@ fn best_chain(
             best = Some((blocks, chain));
         }
     }
-    best.filter(|(blocks, _)| *blocks > 0).map(|(_, chain)| (chain, output))
+    best.filter(|(blocks, _)| *blocks > 0)
+        .map(|(_, chain)| (chain, output))
 }
 
 /// The first graph output that depends on the most attentions, this one among them.
-fn primary_output(graph: &Graph, reach: &Reach, attention: &Attention, all: &[Attention]) -> Option<ValueId> {
+fn primary_output(
+    graph: &Graph,
+    reach: &Reach,
+    attention: &Attention,
+    all: &[Attention],
+) -> Option<ValueId> {
     let mut best: Option<(usize, ValueId)> = None;
     for &output in graph.outputs() {
         let ancestors = reach.ancestors(graph, output);
-        let depends = |a: &Attention| graph.node(a.softmax).outputs.iter().flatten().any(|v| ancestors.contains(v));
+        let depends = |a: &Attention| {
+            graph
+                .node(a.softmax)
+                .outputs
+                .iter()
+                .flatten()
+                .any(|v| ancestors.contains(v))
+        };
         if !depends(attention) {
             continue;
         }
@@ -213,27 +275,47 @@ fn split(
     primary: ValueId,
 ) -> Vec<Block> {
     let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
-    let segments: Vec<Vec<NodeId>> = chain.windows(2).map(|w| reach.between(graph, w[0], w[1])).collect();
-    let starts: Vec<usize> =
-        (0..segments.len()).filter(|&i| segments[i].iter().any(|n| softmaxes.contains(n))).collect();
+    let segments: Vec<Vec<NodeId>> = chain
+        .windows(2)
+        .map(|w| reach.between(graph, w[0], w[1]))
+        .collect();
+    let starts: Vec<usize> = (0..segments.len())
+        .filter(|&i| segments[i].iter().any(|n| softmaxes.contains(n)))
+        .collect();
     let mut blocks = Vec::new();
     for (k, &start) in starts.iter().enumerate() {
-        let end = match (starts.get(k + 1), k.checked_sub(1).and_then(|p| starts.get(p))) {
+        let end = match (
+            starts.get(k + 1),
+            k.checked_sub(1).and_then(|p| starts.get(p)),
+        ) {
             (Some(&next), _) => next,
             (None, Some(&previous)) => (start + (start - previous)).min(segments.len()),
             (None, None) => single_block_end(graph, &segments, start),
         };
         let core: Vec<NodeId> = segments[start..end].concat();
         let (input, output) = (chain[start], chain[end]);
-        let axes = check_block(graph, samples, opset, reach, &core, input, output, &softmaxes, primary);
-        blocks.push(Block { input, output, name: common_name(graph, &core), core, axes: axes.map(Box::new) });
+        let axes = check_block(
+            graph, samples, opset, reach, &core, input, output, &softmaxes, primary,
+        );
+        blocks.push(Block {
+            input,
+            output,
+            name: common_name(graph, &core),
+            core,
+            axes: axes.map(Box::new),
+        });
     }
     blocks
 }
 
 /// Where a lone block ends: after the feed-forward segment, and after the norm behind it if there was one behind the attention.
 fn single_block_end(graph: &Graph, segments: &[Vec<NodeId>], start: usize) -> usize {
-    let products = |i: usize| segments[i].iter().filter(|&&n| is_product(&graph.node(n).op_type)).count();
+    let products = |i: usize| {
+        segments[i]
+            .iter()
+            .filter(|&&n| is_product(&graph.node(n).op_type))
+            .count()
+    };
     let Some(feed_forward) = (start + 1..segments.len()).find(|&i| products(i) >= 2) else {
         return segments.len().min(start + 1);
     };
@@ -253,12 +335,24 @@ fn check_block(
     softmaxes: &BTreeSet<NodeId>,
     primary: ValueId,
 ) -> Result<BlockAxes, Refusal> {
-    let inside: Vec<NodeId> = core.iter().copied().filter(|n| softmaxes.contains(n)).collect();
+    let inside: Vec<NodeId> = core
+        .iter()
+        .copied()
+        .filter(|n| softmaxes.contains(n))
+        .collect();
     if inside.len() > 1 {
         return Err(Refusal {
             code: Code::ManyAttentions,
-            node: inside.iter().map(|&n| describe(graph.node(n))).collect::<Vec<_>>().join(", "),
-            reason: format!("There is no cut of the residual stream between {} attentions.", inside.len()),
+            node: inside
+                .iter()
+                .map(|&n| describe(graph.node(n)))
+                .collect::<Vec<_>>()
+                .join(", "),
+            reason: format!(
+                "There is no cut of the residual stream between {} attentions.",
+                inside.len()
+            ),
+            trail: Vec::new(),
         });
     }
     let mut axes = block::analyse(graph, samples, opset, core, input, output)?;
@@ -269,7 +363,13 @@ fn check_block(
 }
 
 /// Nothing but the block's output may be read outside, except by Shape.
-fn leaks(graph: &Graph, reach: &Reach, core: &[NodeId], output: ValueId, primary: ValueId) -> Result<(), Refusal> {
+fn leaks(
+    graph: &Graph,
+    reach: &Reach,
+    core: &[NodeId],
+    output: ValueId,
+    primary: ValueId,
+) -> Result<(), Refusal> {
     let nodes: BTreeSet<NodeId> = core.iter().copied().collect();
     for &id in core {
         for &value in graph.node(id).outputs.iter().flatten() {
@@ -279,7 +379,11 @@ fn leaks(graph: &Graph, reach: &Reach, core: &[NodeId], output: ValueId, primary
             let refuse = |by: String| Refusal {
                 code: Code::Exposed,
                 node: describe(graph.node(id)),
-                reason: format!("Its output '{}' is read outside the block by {by}.", graph.value(value).name),
+                reason: format!(
+                    "Its output '{}' is read outside the block by {by}.",
+                    graph.value(value).name
+                ),
+                trail: Vec::new(),
             };
             if graph.is_output(value) || value == primary {
                 return Err(refuse("the model's outputs".into()));
@@ -288,7 +392,10 @@ fn leaks(graph: &Graph, reach: &Reach, core: &[NodeId], output: ValueId, primary
                 return Err(refuse(describe(graph.node(by))));
             }
             for &(reader, _) in graph.value(value).uses() {
-                if nodes.contains(&reader) || reads_shape_only(graph, reader) || !reach.is_live(reader) {
+                if nodes.contains(&reader)
+                    || reads_shape_only(graph, reader)
+                    || !reach.is_live(reader)
+                {
                     continue;
                 }
                 return Err(refuse(describe(graph.node(reader))));
@@ -300,14 +407,20 @@ fn leaks(graph: &Graph, reach: &Reach, core: &[NodeId], output: ValueId, primary
 
 /// The longest common prefix of the node names, cut at a separator.
 fn common_name(graph: &Graph, core: &[NodeId]) -> String {
-    let mut names = core.iter().map(|&n| graph.node(n).name.as_str()).filter(|n| !n.is_empty());
-    let Some(first) = names.next() else { return String::new() };
+    let mut names = core
+        .iter()
+        .map(|&n| graph.node(n).name.as_str())
+        .filter(|n| !n.is_empty());
+    let Some(first) = names.next() else {
+        return String::new();
+    };
     let mut prefix = first.to_owned();
     for name in names {
-        let common = prefix.char_indices().zip(name.chars()).find(|((_, a), b)| a != b).map_or_else(
-            || prefix.len().min(name.len()),
-            |((i, _), _)| i,
-        );
+        let common = prefix
+            .char_indices()
+            .zip(name.chars())
+            .find(|((_, a), b)| a != b)
+            .map_or_else(|| prefix.len().min(name.len()), |((i, _), _)| i);
         prefix.truncate(common);
     }
     match prefix.rfind(['/', '.']) {

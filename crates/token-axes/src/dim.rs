@@ -61,7 +61,11 @@ pub struct Samples(pub Vec<Facts>);
 impl Samples {
     /// The shape of a value over the samples; `None` if it, or its rank, is unknown in one of them.
     pub fn shape(&self, value: ValueId) -> Option<Vec<Dim>> {
-        let shapes: Vec<&[i64]> = self.0.iter().map(|f| f.shape(value)).collect::<Option<_>>()?;
+        let shapes: Vec<&[i64]> = self
+            .0
+            .iter()
+            .map(|f| f.shape(value))
+            .collect::<Option<_>>()?;
         let rank = shapes.first()?.len();
         if shapes.len() != SAMPLES || shapes.iter().any(|s| s.len() != rank) {
             return None;
@@ -91,8 +95,9 @@ impl Samples {
 
     /// The elements of an integer tensor over the samples.
     pub fn int_dims(&self, value: ValueId) -> Option<Vec<Dim>> {
-        let per_sample: Vec<Vec<i64>> =
-            (0..self.0.len()).map(|s| self.ints(s, value)).collect::<Option<_>>()?;
+        let per_sample: Vec<Vec<i64>> = (0..self.0.len())
+            .map(|s| self.ints(s, value))
+            .collect::<Option<_>>()?;
         let len = per_sample.first()?.len();
         if per_sample.len() != SAMPLES || per_sample.iter().any(|p| p.len() != len) {
             return None;

@@ -106,7 +106,12 @@ pub(crate) enum Operand {
 impl<'a> Site<'a> {
     /// A refusal at this node.
     pub(crate) fn refuse(&self, code: Code, reason: impl Into<String>) -> Refusal {
-        Refusal { code, node: describe(self.node), reason: reason.into() }
+        Refusal {
+            code,
+            node: describe(self.node),
+            reason: reason.into(),
+            trail: Vec::new(),
+        }
     }
 
     pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
@@ -122,7 +127,10 @@ impl<'a> Site<'a> {
         }
         let shape = self.samples.shape(value).ok_or_else(|| {
             let name = &self.graph.value(value).name;
-            self.refuse(Code::UnknownShape, format!("The shape of its input '{name}' is not known."))
+            self.refuse(
+                Code::UnknownShape,
+                format!("The shape of its input '{name}' is not known."),
+            )
         })?;
         Ok(Operand::External(value, shape))
     }
@@ -139,7 +147,8 @@ impl<'a> Site<'a> {
     }
 
     pub(crate) fn is_core(&self, index: usize) -> bool {
-        self.input(index).is_some_and(|v| self.core.contains_key(&v))
+        self.input(index)
+            .is_some_and(|v| self.core.contains_key(&v))
     }
 
     pub(crate) fn output(&self, index: usize) -> Option<ValueId> {
@@ -158,11 +167,23 @@ impl<'a> Site<'a> {
         if let Some(baked) = facts.and_then(|f| f.baked().iter().find(|b| b.node == self.id)) {
             return self.refuse(
                 Code::BakedLength,
-                format!("'{}' is declared dynamic, but this node only works for {}.", baked.symbol, baked.literal),
+                format!(
+                    "'{}' is declared dynamic, but this node only works for {}.",
+                    baked.symbol, baked.literal
+                ),
             );
         }
-        let reason = self.output(index).and_then(|v| facts?.unknown(v)).map(|u| format!(" ({})", u.reason));
-        self.refuse(Code::UnknownShape, format!("The shape of its output is not known{}.", reason.unwrap_or_default()))
+        let reason = self
+            .output(index)
+            .and_then(|v| facts?.unknown(v))
+            .map(|u| format!(" ({})", u.reason));
+        self.refuse(
+            Code::UnknownShape,
+            format!(
+                "The shape of its output is not known{}.",
+                reason.unwrap_or_default()
+            ),
+        )
     }
 
     /// An axis number from an attribute or operand, made non-negative.
@@ -172,28 +193,45 @@ impl<'a> Site<'a> {
         if (0..rank_i).contains(&axis) {
             Ok(axis as usize)
         } else {
-            Err(self.refuse(Code::Axes, format!("Axis {axis} of a value with {rank} axes.")))
+            Err(self.refuse(
+                Code::Axes,
+                format!("Axis {axis} of a value with {rank} axes."),
+            ))
         }
     }
 
     /// All outputs have the same layout.
     pub(crate) fn all_outputs(&self, layout: Layout) -> Vec<(ValueId, Layout)> {
-        self.node.outputs.iter().flatten().map(|&v| (v, layout.clone())).collect()
+        self.node
+            .outputs
+            .iter()
+            .flatten()
+            .map(|&v| (v, layout.clone()))
+            .collect()
     }
 
     /// The axis a new external axis of a size runs over: found by its size, since nothing else is known of it.
     pub(crate) fn free_axis(&self, size: Dim) -> Result<Axis, Refusal> {
         use crate::layout::{Factor, Role, feature};
         if size == self.tokens {
-            Ok(vec![Factor { role: Role::Token, size }])
+            Ok(vec![Factor {
+                role: Role::Token,
+                size,
+            }])
         } else if size.constant().is_some() {
             Ok(feature(size))
         } else if size == self.batch {
-            Ok(vec![Factor { role: Role::Batch, size }])
+            Ok(vec![Factor {
+                role: Role::Batch,
+                size,
+            }])
         } else {
             Err(self.refuse(
                 Code::External,
-                format!("An axis of size {size:?} is neither tokens ({:?}), batch nor constant.", self.tokens),
+                format!(
+                    "An axis of size {size:?} is neither tokens ({:?}), batch nor constant.",
+                    self.tokens
+                ),
             ))
         }
     }
@@ -217,7 +255,11 @@ impl<'a> Site<'a> {
                 format!("'{name}' runs over tokens, but nothing here runs over the batch."),
             ));
         }
-        Ok(Some(External { input, value, frame }))
+        Ok(Some(External {
+            input,
+            value,
+            frame,
+        }))
     }
 
     /// Links from each token axis of `layout` to the same axis of `input`.
@@ -234,7 +276,11 @@ impl<'a> Site<'a> {
 
 /// A node as messages name it.
 pub fn describe(node: &Node) -> String {
-    let name = if node.name.is_empty() { "(unnamed)" } else { &node.name };
+    let name = if node.name.is_empty() {
+        "(unnamed)"
+    } else {
+        &node.name
+    };
     format!("{name} ({})", node.op_type)
 }
 
@@ -246,9 +292,15 @@ pub(crate) fn align(shape: &[Dim], axes: &[Axis]) -> Option<Vec<FrameAxis>> {
         .map(|(i, axis)| {
             let size = if i < skip { Dim::ONE } else { shape[i - skip] };
             if !axis.is_empty() && size == axis_size(axis) && (size != Dim::ONE || i >= skip) {
-                Some(FrameAxis { axis: axis.clone(), present: size != Dim::ONE })
+                Some(FrameAxis {
+                    axis: axis.clone(),
+                    present: size != Dim::ONE,
+                })
             } else if size == Dim::ONE {
-                Some(FrameAxis { axis: axis.clone(), present: false })
+                Some(FrameAxis {
+                    axis: axis.clone(),
+                    present: false,
+                })
             } else {
                 None
             }
@@ -271,7 +323,11 @@ pub fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         ("" | "com.microsoft", op) if reductions::knows(op) => reductions::apply(site),
         _ => Err(site.refuse(
             Code::UnknownOp,
-            format!("The operator '{}{}{op}' is not known to treat tokens alike.", site.node.domain, if site.node.domain.is_empty() { "" } else { "." }),
+            format!(
+                "The operator '{}{}{op}' is not known to treat tokens alike.",
+                site.node.domain,
+                if site.node.domain.is_empty() { "" } else { "." }
+            ),
         )),
     }
 }

@@ -43,7 +43,8 @@ pub fn axis_size(axis: &Axis) -> Dim {
 
 /// Whether an axis runs over tokens.
 pub fn has_tokens(axis: &Axis) -> bool {
-    axis.iter().any(|f| matches!(f.role, Role::Token | Role::Attended))
+    axis.iter()
+        .any(|f| matches!(f.role, Role::Token | Role::Attended))
 }
 
 /// Whether an axis runs over the batch.
@@ -58,7 +59,14 @@ pub fn is_feature(axis: &Axis) -> bool {
 
 /// A feature axis of a size (the empty axis for size 1).
 pub fn feature(size: Dim) -> Axis {
-    if size == Dim::ONE { Vec::new() } else { vec![Factor { role: Role::Feature, size }] }
+    if size == Dim::ONE {
+        Vec::new()
+    } else {
+        vec![Factor {
+            role: Role::Feature,
+            size,
+        }]
+    }
 }
 
 /// Why factors cannot be regrouped into a shape.
@@ -87,18 +95,29 @@ pub fn regroup(layout: &Layout, target: &[Dim]) -> Result<Layout, RegroupError> 
             continue;
         }
         while left != Dim::ONE {
-            let Some(factor) = pending.pop() else { return Err(RegroupError::Mismatch) };
+            let Some(factor) = pending.pop() else {
+                return Err(RegroupError::Mismatch);
+            };
             if let Some(rest) = left.exact_div(factor.size) {
                 axis.push(factor);
                 left = rest;
             } else if factor.role == Role::Feature {
                 let rest = factor.size.exact_div(left).ok_or(RegroupError::Mismatch)?;
-                axis.push(Factor { role: Role::Feature, size: left });
-                pending.push(Factor { role: Role::Feature, size: rest });
+                axis.push(Factor {
+                    role: Role::Feature,
+                    size: left,
+                });
+                pending.push(Factor {
+                    role: Role::Feature,
+                    size: rest,
+                });
                 left = Dim::ONE;
             } else if factor.role == Role::Batch {
                 return Err(RegroupError::Mismatch);
-            } else if left.constant().is_some() && factor.size.constant().is_none() && axis.is_empty() {
+            } else if left.constant().is_some()
+                && factor.size.constant().is_none()
+                && axis.is_empty()
+            {
                 return Err(RegroupError::Baked);
             } else {
                 return Err(RegroupError::SplitsTokens);
@@ -153,8 +172,14 @@ mod tests {
     }
     fn hidden() -> Layout {
         Layout(vec![
-            vec![Factor { role: Role::Batch, size: B }],
-            vec![Factor { role: Role::Token, size: N }],
+            vec![Factor {
+                role: Role::Batch,
+                size: B,
+            }],
+            vec![Factor {
+                role: Role::Token,
+                size: N,
+            }],
             feature(c(32)),
         ])
     }
@@ -173,19 +198,34 @@ mod tests {
         let windows = Dim([22, 26, 34, 38]);
         let mut long = hidden();
         long.0[1][0].size = windows;
-        assert_eq!(regroup(&long, &[B, N, c(2), c(32)]), Err(RegroupError::SplitsTokens));
-        assert_eq!(regroup(&hidden(), &[B, c(17), c(32)]), Err(RegroupError::Baked));
+        assert_eq!(
+            regroup(&long, &[B, N, c(2), c(32)]),
+            Err(RegroupError::SplitsTokens)
+        );
+        assert_eq!(
+            regroup(&hidden(), &[B, c(17), c(32)]),
+            Err(RegroupError::Baked)
+        );
     }
 
     #[test]
     fn literal_batch_of_one() {
         let layout = Layout(vec![
-            vec![Factor { role: Role::Batch, size: c(1) }],
-            vec![Factor { role: Role::Token, size: c(128) }],
+            vec![Factor {
+                role: Role::Batch,
+                size: c(1),
+            }],
+            vec![Factor {
+                role: Role::Token,
+                size: c(128),
+            }],
             feature(c(32)),
         ]);
         let out = regroup(&layout, &[c(1), c(128), c(4), c(8)]).unwrap();
         assert_eq!(out.to_string(), "[batch(1), token(128), 4, 8]");
-        assert_eq!(regroup(&layout, &[c(128), c(32)]).unwrap().to_string(), "[batch(1)*token(128), 32]");
+        assert_eq!(
+            regroup(&layout, &[c(128), c(32)]).unwrap().to_string(),
+            "[batch(1)*token(128), 32]"
+        );
     }
 }

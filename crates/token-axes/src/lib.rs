@@ -50,6 +50,9 @@ impl Analysis {
 impl Stream {
     /// The axes of the blocks that can be converted.
     pub fn convertible(&self) -> Vec<&BlockAxes> {
-        self.blocks.iter().filter_map(|b| b.axes.as_ref().ok().map(|a| &**a)).collect()
+        self.blocks
+            .iter()
+            .filter_map(|b| b.axes.as_ref().ok().map(|a| &**a))
+            .collect()
     }
 }

@@ -13,25 +13,41 @@ use onnx_model::{DataType, Graph, NodeId, ValueId};
 use std::collections::BTreeSet;
 
 /// Refuses a block in which an external makes attention depend on the order of two tokens as a causal mask does.
-pub fn check(graph: &Graph, samples: &Samples, axes: &BlockAxes, core: &[NodeId]) -> Result<(), Refusal> {
+pub fn check(
+    graph: &Graph,
+    samples: &Samples,
+    axes: &BlockAxes,
+    core: &[NodeId],
+) -> Result<(), Refusal> {
     for &id in core {
         for external in &axes.flows[&id].externals {
             let tokens: Vec<usize> = token_axes(external);
-            let [first, second] = tokens[..] else { continue };
+            let [first, second] = tokens[..] else {
+                continue;
+            };
             let name = &graph.value(external.value).name;
-            let refuse = |code, reason| Refusal { code, node: describe(graph.node(id)), reason };
+            let refuse = |code, reason| Refusal {
+                code,
+                node: describe(graph.node(id)),
+                reason,
+                trail: Vec::new(),
+            };
             match is_triangular(samples, external, first, second) {
                 Some(true) => {
                     return Err(refuse(
                         Code::Causal,
-                        format!("'{name}' treats earlier and later tokens differently, as a causal mask does."),
+                        format!(
+                            "'{name}' treats earlier and later tokens differently, as a causal mask does."
+                        ),
                     ));
                 }
                 Some(false) => {}
                 None if orders_tokens(graph, external.value) => {
                     return Err(refuse(
                         Code::MaskUndecided,
-                        format!("'{name}' runs over queries and keys, and its values could not be computed."),
+                        format!(
+                            "'{name}' runs over queries and keys, and its values could not be computed."
+                        ),
                     ));
                 }
                 None => {}
@@ -42,20 +58,34 @@ pub fn check(graph: &Graph, samples: &Samples, axes: &BlockAxes, core: &[NodeId]
 }
 
 fn token_axes(external: &External) -> Vec<usize> {
-    (0..external.frame.len()).filter(|&i| external.frame[i].present && has_tokens(&external.frame[i].axis)).collect()
+    (0..external.frame.len())
+        .filter(|&i| external.frame[i].present && has_tokens(&external.frame[i].axis))
+        .collect()
 }
 
 /// Whether all values above the diagonal are one value that the diagonal does not have, while below it there are others (or
 /// the same below). `None` if no sample tells the values.
-fn is_triangular(samples: &Samples, external: &External, first: usize, second: usize) -> Option<bool> {
+fn is_triangular(
+    samples: &Samples,
+    external: &External,
+    first: usize,
+    second: usize,
+) -> Option<bool> {
     let mut known = false;
     for facts in &samples.0 {
-        let (Some(content), Some(shape)) = (facts.content(external.value), facts.shape(external.value)) else { continue };
+        let (Some(content), Some(shape)) =
+            (facts.content(external.value), facts.shape(external.value))
+        else {
+            continue;
+        };
         let values = numbers(content);
         let skip = external.frame.len() - shape.len();
-        let (Some(a), Some(b)) = (first.checked_sub(skip), second.checked_sub(skip)) else { continue };
+        let (Some(a), Some(b)) = (first.checked_sub(skip), second.checked_sub(skip)) else {
+            continue;
+        };
         let n = shape[a] as usize;
-        if shape[b] as usize != n || n < 2 || values.len() != shape.iter().product::<i64>() as usize {
+        if shape[b] as usize != n || n < 2 || values.len() != shape.iter().product::<i64>() as usize
+        {
             continue;
         }
         known = true;
@@ -94,7 +124,10 @@ fn offsets(shape: &[i64], strides: &[usize], a: usize, b: usize) -> Vec<usize> {
         if axis == a || axis == b {
             continue;
         }
-        out = out.iter().flat_map(|&o| (0..size.max(0) as usize).map(move |i| o + i * strides[axis])).collect();
+        out = out
+            .iter()
+            .flat_map(|&o| (0..size.max(0) as usize).map(move |i| o + i * strides[axis]))
+            .collect();
     }
     out
 }
@@ -113,13 +146,21 @@ fn orders_tokens(graph: &Graph, value: ValueId) -> bool {
         if graph.is_initializer(v) {
             return graph.tensor(v).is_some_and(|t| {
                 let dims = t.dims();
-                dims.len() >= 2 && dims[dims.len() - 1] == dims[dims.len() - 2] && dims[dims.len() - 1] > 1
+                dims.len() >= 2
+                    && dims[dims.len() - 1] == dims[dims.len() - 2]
+                    && dims[dims.len() - 1] > 1
             });
         }
         graph.value(v).producer().is_some_and(|(n, _)| {
             matches!(
                 graph.node(n).op_type.as_str(),
-                "Trilu" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "EyeLike" | "Constant"
+                "Trilu"
+                    | "Less"
+                    | "LessOrEqual"
+                    | "Greater"
+                    | "GreaterOrEqual"
+                    | "EyeLike"
+                    | "Constant"
             ) && graph.node(n).op_type != "Constant"
         })
     })
@@ -135,14 +176,25 @@ pub struct PaddingMask {
 }
 
 /// The graph input of shape `[B, n]` that the attention masks of a stream are built from.
-pub fn padding_mask(graph: &Graph, samples: &Samples, blocks: &[&BlockAxes]) -> Option<PaddingMask> {
+pub fn padding_mask(
+    graph: &Graph,
+    samples: &Samples,
+    blocks: &[&BlockAxes],
+) -> Option<PaddingMask> {
     let reach = Reach::new(graph);
     let mut candidates: BTreeSet<ValueId> = BTreeSet::new();
     let mut readers: Vec<(NodeId, External)> = Vec::new();
     for axes in blocks {
         for (&id, flow) in &axes.flows {
-            let scores_level = flow.outputs.iter().any(|(_, l)| l.0.iter().filter(|a| has_tokens(a)).count() == 2);
-            for external in flow.externals.iter().filter(|e| scores_level && !token_axes(e).is_empty()) {
+            let scores_level = flow
+                .outputs
+                .iter()
+                .any(|(_, l)| l.0.iter().filter(|a| has_tokens(a)).count() == 2);
+            for external in flow
+                .externals
+                .iter()
+                .filter(|e| scores_level && !token_axes(e).is_empty())
+            {
                 let inputs: BTreeSet<ValueId> = reach
                     .ancestors(graph, external.value)
                     .into_iter()
@@ -161,13 +213,24 @@ pub fn padding_mask(graph: &Graph, samples: &Samples, blocks: &[&BlockAxes]) -> 
             graph.node_ids().any(|n| {
                 let node = graph.node(n);
                 node.op_type == "Gather"
-                    && node.inputs.get(1).copied().flatten().is_some_and(|i| reach.ancestors(graph, i).contains(&v))
+                    && node
+                        .inputs
+                        .get(1)
+                        .copied()
+                        .flatten()
+                        .is_some_and(|i| reach.ancestors(graph, i).contains(&v))
                     && node.inputs.first().copied().flatten().is_some_and(|t| {
-                        samples.dtype(t).is_some_and(|d| !matches!(d, DataType::Int64 | DataType::Int32))
+                        samples
+                            .dtype(t)
+                            .is_some_and(|d| !matches!(d, DataType::Int64 | DataType::Int32))
                     })
             })
         };
-        let plain: BTreeSet<ValueId> = candidates.iter().copied().filter(|&v| !indexed(v)).collect();
+        let plain: BTreeSet<ValueId> = candidates
+            .iter()
+            .copied()
+            .filter(|&v| !indexed(v))
+            .collect();
         if !plain.is_empty() {
             candidates = plain;
         }
@@ -175,21 +238,37 @@ pub fn padding_mask(graph: &Graph, samples: &Samples, blocks: &[&BlockAxes]) -> 
     if candidates.len() > 1 {
         candidates.retain(|&v| graph.value(v).name.to_lowercase().contains("mask"));
     }
-    let (Some(&input), 1) = (candidates.first(), candidates.len()) else { return None };
-    let verdict = readers.iter().find_map(|(id, external)| zero_is_blocked(graph, samples, *id, external));
-    Some(PaddingMask { input, zero_is_valid: verdict == Some(false) })
+    let (Some(&input), 1) = (candidates.first(), candidates.len()) else {
+        return None;
+    };
+    let verdict = readers
+        .iter()
+        .find_map(|(id, external)| zero_is_blocked(graph, samples, *id, external));
+    Some(PaddingMask {
+        input,
+        zero_is_valid: verdict == Some(false),
+    })
 }
 
 fn is_token_vector(samples: &Samples, value: ValueId, axes: &BlockAxes) -> bool {
-    samples.shape(value).is_some_and(|s| s == [axes.batch, axes.tokens] || s == [Dim::ONE, axes.tokens])
+    samples
+        .shape(value)
+        .is_some_and(|s| s == [axes.batch, axes.tokens] || s == [Dim::ONE, axes.tokens])
 }
 
 /// In the sample whose last tokens have a zero in the mask: are those the blocked ones?
-fn zero_is_blocked(graph: &Graph, samples: &Samples, id: NodeId, external: &External) -> Option<bool> {
+fn zero_is_blocked(
+    graph: &Graph,
+    samples: &Samples,
+    id: NodeId,
+    external: &External,
+) -> Option<bool> {
     let facts = samples.0.last()?;
     let (content, shape) = (facts.content(external.value)?, facts.shape(external.value)?);
     let values = numbers(content);
-    let axis = token_axes(external).last()?.checked_sub(external.frame.len() - shape.len())?;
+    let axis = token_axes(external)
+        .last()?
+        .checked_sub(external.frame.len() - shape.len())?;
     let n = shape[axis] as usize;
     let last = *values.get((n - 1) * strides(shape)[axis])?;
     let first = *values.first()?;

@@ -33,7 +33,11 @@ impl Reach {
                 }
             }
         }
-        Reach { order, position, live }
+        Reach {
+            order,
+            position,
+            live,
+        }
     }
 
     /// The place of a node in the order.
@@ -51,7 +55,9 @@ impl Reach {
         let mut seen = BTreeSet::from([value]);
         let mut queue = vec![value];
         while let Some(value) = queue.pop() {
-            let Some((producer, _)) = graph.value(value).producer() else { continue };
+            let Some((producer, _)) = graph.value(value).producer() else {
+                continue;
+            };
             if reads_shape_only(graph, producer) {
                 continue;
             }
@@ -71,20 +77,35 @@ impl Reach {
         let mut seen: BTreeSet<usize> = BTreeSet::new();
         let mut queue: Vec<NodeId> = of.to_vec();
         while let Some(id) = queue.pop() {
-            for &(reader, _) in graph.node(id).outputs.iter().flatten().flat_map(|&v| graph.value(v).uses()) {
-                let apart = !inside.contains(&reader) && !self.is_live(reader) && !reads_shape_only(graph, reader);
+            for &(reader, _) in graph
+                .node(id)
+                .outputs
+                .iter()
+                .flatten()
+                .flat_map(|&v| graph.value(v).uses())
+            {
+                let apart = !inside.contains(&reader)
+                    && !self.is_live(reader)
+                    && !reads_shape_only(graph, reader);
                 if apart && seen.insert(self.position(reader)) {
                     queue.push(reader);
                 }
             }
         }
-        seen.into_iter().filter_map(|i| self.order.get(i).copied()).collect()
+        seen.into_iter()
+            .filter_map(|i| self.order.get(i).copied())
+            .collect()
     }
 
     /// The nodes on data paths from one value to another, in topological order.
     pub fn between(&self, graph: &Graph, from: ValueId, to: ValueId) -> Vec<NodeId> {
-        let start = graph.value(from).producer().map_or(0, |(n, _)| self.position(n) + 1);
-        let Some(end) = graph.value(to).producer().map(|(n, _)| self.position(n)) else { return Vec::new() };
+        let start = graph
+            .value(from)
+            .producer()
+            .map_or(0, |(n, _)| self.position(n) + 1);
+        let Some(end) = graph.value(to).producer().map(|(n, _)| self.position(n)) else {
+            return Vec::new();
+        };
         if end < start {
             return Vec::new();
         }
@@ -94,7 +115,12 @@ impl Reach {
         for &id in window {
             let node = graph.node(id);
             if !reads_shape_only(graph, id)
-                && node.inputs.iter().flatten().chain(node.captures()).any(|v| reached.contains(v))
+                && node
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .chain(node.captures())
+                    .any(|v| reached.contains(v))
             {
                 forward.push(id);
                 reached.extend(node.outputs.iter().flatten());
@@ -106,7 +132,13 @@ impl Reach {
             let node = graph.node(id);
             if node.outputs.iter().flatten().any(|v| needed.contains(v)) {
                 nodes.push(id);
-                needed.extend(node.inputs.iter().flatten().chain(node.captures()).filter(|v| reached.contains(v)));
+                needed.extend(
+                    node.inputs
+                        .iter()
+                        .flatten()
+                        .chain(node.captures())
+                        .filter(|v| reached.contains(v)),
+                );
             }
         }
         nodes.reverse();
@@ -119,8 +151,18 @@ impl Reach {
         let inside: BTreeSet<NodeId> = nodes.iter().copied().collect();
         // Values that have been produced and are still to be read.
         let readers = |value: ValueId| {
-            graph.value(value).uses().iter().filter(|(n, _)| inside.contains(n)).count()
-                + graph.value(value).captured_by().iter().filter(|n| inside.contains(n)).count()
+            graph
+                .value(value)
+                .uses()
+                .iter()
+                .filter(|(n, _)| inside.contains(n))
+                .count()
+                + graph
+                    .value(value)
+                    .captured_by()
+                    .iter()
+                    .filter(|n| inside.contains(n))
+                    .count()
         };
         let mut open: BTreeMap<ValueId, usize> = BTreeMap::from([(source, readers(source))]);
         let mut cuts = vec![source];

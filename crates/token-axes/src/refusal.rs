@@ -65,26 +65,40 @@ impl Code {
     /// What the owner of the model can do about it.
     pub fn remedy(self) -> &'static str {
         match self {
-            Code::Causal => "Only bidirectional encoders can be compressed this way; a decoder cannot.",
+            Code::Causal => {
+                "Only bidirectional encoders can be compressed this way; a decoder cannot."
+            }
             Code::MaskUndecided => {
                 "Export the model with a mask that is built from attention_mask, or with a dynamic length."
             }
             Code::BlockLocal => {
                 "Export the model with full attention, if it has that option (BigBird: attention_type=original_full)."
             }
-            Code::TokenMixing => "This block must stay as it is; the others can still be converted.",
+            Code::TokenMixing => {
+                "This block must stay as it is; the others can still be converted."
+            }
             Code::BakedLength => {
                 "The exporter traced one length into the graph. Export again with the dynamo exporter, or with a static length."
             }
-            Code::Exposed => "Export the model without this output (for example output_attentions=False).",
+            Code::Exposed => {
+                "Export the model without this output (for example output_attentions=False)."
+            }
             Code::UnknownOp => "Inline the operator, or export with standard operators.",
             Code::UnknownShape => {
                 "Run the exporter's shape inference, or give the graph inputs named dynamic dimensions."
             }
-            Code::Axes => "Please report the model's graph: the analysis could not follow its layout.",
-            Code::ManyAttentions => "The attentions share one residual step; this block must stay as it is.",
-            Code::NotSelfAttention => "Cross-attention is not compressed; the encoder's own blocks can be.",
-            Code::External => "Export the model so that masks and position biases are built from its inputs.",
+            Code::Axes => {
+                "Please report the model's graph: the analysis could not follow its layout."
+            }
+            Code::ManyAttentions => {
+                "The attentions share one residual step; this block must stay as it is."
+            }
+            Code::NotSelfAttention => {
+                "Cross-attention is not compressed; the encoder's own blocks can be."
+            }
+            Code::External => {
+                "Export the model so that masks and position biases are built from its inputs."
+            }
         }
     }
 }
@@ -98,10 +112,32 @@ pub struct Refusal {
     pub node: String,
     /// What was found, in one sentence.
     pub reason: String,
+    /// How the analysis got there: the nodes followed before, with the layouts of their outputs.
+    #[serde(skip)]
+    pub trail: Vec<String>,
+}
+
+impl Refusal {
+    /// A refusal at a node.
+    pub fn new(code: Code, node: impl Into<String>, reason: impl Into<String>) -> Refusal {
+        Refusal {
+            code,
+            node: node.into(),
+            reason: reason.into(),
+            trail: Vec::new(),
+        }
+    }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at {}: {} {}", self.code.as_str(), self.node, self.reason, self.code.remedy())
+        write!(
+            f,
+            "{} at {}: {} {}",
+            self.code.as_str(),
+            self.node,
+            self.reason,
+            self.code.remedy()
+        )
     }
 }

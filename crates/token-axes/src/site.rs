@@ -76,7 +76,11 @@ pub fn instances(
         }
         if let (Some(side), false) = (unlinked, of_node.is_empty()) {
             // In the block itself there is one copy of each node.
-            let layout = axes.flows[&id].outputs.first().map(|(_, l)| l.clone()).unwrap_or_default();
+            let layout = axes.flows[&id]
+                .outputs
+                .first()
+                .map(|(_, l)| l.clone())
+                .unwrap_or_default();
             of_node = BTreeSet::from([all_of(&layout, Some(side))]);
         }
         for sides in of_node {
@@ -91,14 +95,26 @@ pub fn instances(
         }
     }
     wanted.reverse();
-    let number: BTreeMap<(NodeId, Sides), usize> =
-        wanted.iter().cloned().enumerate().map(|(i, key)| (key, i)).collect();
+    let number: BTreeMap<(NodeId, Sides), usize> = wanted
+        .iter()
+        .cloned()
+        .enumerate()
+        .map(|(i, key)| (key, i))
+        .collect();
     let find = |value: ValueId, sides: &Sides| -> Option<(usize, usize)> {
         let (producer, output) = graph.value(value).producer()?;
         match unlinked {
             Some(side) => {
-                let layout = axes.flows.get(&producer)?.outputs.first().map(|(_, l)| l.clone()).unwrap_or_default();
-                number.get(&(producer, all_of(&layout, Some(side)))).map(|&i| (i, output))
+                let layout = axes
+                    .flows
+                    .get(&producer)?
+                    .outputs
+                    .first()
+                    .map(|(_, l)| l.clone())
+                    .unwrap_or_default();
+                number
+                    .get(&(producer, all_of(&layout, Some(side))))
+                    .map(|&i| (i, output))
             }
             None => number.get(&(producer, sides.clone())).map(|&i| (i, output)),
         }
@@ -117,7 +133,12 @@ pub fn instances(
             if let Some(layout) = axes.layouts.get(value) {
                 let wanted = input_sides(graph, axes, *id, index, layout, sides, unlinked)?;
                 if *value == input {
-                    let side = wanted.iter().flatten().next().copied().unwrap_or(Side::Rows);
+                    let side = wanted
+                        .iter()
+                        .flatten()
+                        .next()
+                        .copied()
+                        .unwrap_or(Side::Rows);
                     inputs.push(Input::Rows(side));
                 } else if let Some((instance, output)) = find(*value, &wanted) {
                     inputs.push(Input::Instance(instance, output));
@@ -126,28 +147,49 @@ pub fn instances(
                         code: Code::Axes,
                         node: describe(node),
                         reason: format!("The rows of its input {index} could not be told apart."),
+                        trail: Vec::new(),
                     });
                 }
             } else if let Some(external) = flow.externals.iter().find(|e| e.input == index) {
                 let sides = external_sides(graph, axes, *id, external, sides, unlinked)?;
                 inputs.push(Input::External(external.clone(), sides));
             } else if index == 1 && operand_input.is_some() {
-                let data = node.inputs.first().copied().flatten().and_then(|v| axes.layouts.get(&v)).cloned().unwrap_or_default();
+                let data = node
+                    .inputs
+                    .first()
+                    .copied()
+                    .flatten()
+                    .and_then(|v| axes.layouts.get(&v))
+                    .cloned()
+                    .unwrap_or_default();
                 let data_sides = input_sides(graph, axes, *id, 0, &data, sides, unlinked)?;
-                let result = flow.outputs.first().map(|(_, l)| l.clone()).unwrap_or_default();
+                let result = flow
+                    .outputs
+                    .first()
+                    .map(|(_, l)| l.clone())
+                    .unwrap_or_default();
                 let kind = flow.operand.clone().unwrap_or(ShapeOperand::Reshape);
-                inputs.push(Input::Operand(kind, (data, data_sides), (result, sides.clone())));
+                inputs.push(Input::Operand(
+                    kind,
+                    (data, data_sides),
+                    (result, sides.clone()),
+                ));
             } else {
                 inputs.push(Input::Keep);
             }
         }
-        out.push(Instance { node: *id, inputs, sides: sides.clone() });
+        out.push(Instance {
+            node: *id,
+            inputs,
+            sides: sides.clone(),
+        });
     }
     let Some(place) = find(target, &sides) else {
         return Err(Refusal {
             code: Code::Axes,
             node: graph.value(target).name.clone(),
             reason: "The value is not computed in the block.".into(),
+            trail: Vec::new(),
         });
     };
     Ok((out, place))
@@ -155,7 +197,11 @@ pub fn instances(
 
 /// The sides of a layout whose token axes all have the same side.
 fn all_of(layout: &Layout, side: Option<Side>) -> Sides {
-    let mut sides: Sides = layout.0.iter().map(|axis| if has_tokens(axis) { side } else { None }).collect();
+    let mut sides: Sides = layout
+        .0
+        .iter()
+        .map(|axis| if has_tokens(axis) { side } else { None })
+        .collect();
     if !layout.0.iter().any(has_tokens) {
         sides.push(side);
     }
@@ -165,7 +211,11 @@ fn all_of(layout: &Layout, side: Option<Side>) -> Sides {
 /// The one side that an output has, if it has one.
 fn only(sides: &Sides) -> Option<Side> {
     let set: BTreeSet<Side> = sides.iter().flatten().copied().collect();
-    if set.len() == 1 { set.first().copied() } else { None }
+    if set.len() == 1 {
+        set.first().copied()
+    } else {
+        None
+    }
 }
 
 fn input_sides(
@@ -229,7 +279,12 @@ fn external_sides(
         .collect()
 }
 
-fn pick(graph: &Graph, id: NodeId, linked: BTreeSet<Side>, unlinked: Option<Side>) -> Result<Side, Refusal> {
+fn pick(
+    graph: &Graph,
+    id: NodeId,
+    linked: BTreeSet<Side>,
+    unlinked: Option<Side>,
+) -> Result<Side, Refusal> {
     let mut sides = linked.into_iter();
     match (sides.next(), sides.next()) {
         (Some(side), None) => Ok(side),
@@ -242,6 +297,7 @@ fn pick(graph: &Graph, id: NodeId, linked: BTreeSet<Side>, unlinked: Option<Side
             } else {
                 "A token axis before the scores is neither query nor key.".into()
             },
+            trail: Vec::new(),
         }),
     }
 }

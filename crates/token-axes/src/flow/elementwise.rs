@@ -9,13 +9,78 @@ use crate::refusal::{Code, Refusal};
 pub(super) fn knows(op: &str) -> bool {
     matches!(
         op,
-        "Abs" | "Acos" | "Acosh" | "Add" | "And" | "Asin" | "Atan" | "BiasGelu" | "BitwiseAnd" | "BitwiseNot" | "BitwiseOr"
-            | "Cast" | "CastLike" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "DequantizeLinear" | "Div" | "Dropout" | "Elu"
-            | "Equal" | "Erf" | "Exp" | "FastGelu" | "Floor" | "Gelu" | "Greater" | "GreaterOrEqual" | "HardSigmoid"
-            | "HardSwish" | "Identity" | "IsInf" | "IsNaN" | "LeakyRelu" | "Less" | "LessOrEqual" | "Log" | "Max" | "Mean"
-            | "Min" | "Mish" | "Mod" | "Mul" | "Neg" | "Not" | "Or" | "PRelu" | "Pow" | "QuantizeLinear" | "QuickGelu"
-            | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softplus"
-            | "Softsign" | "Sqrt" | "Sub" | "Sum" | "Swish" | "Tan" | "Tanh" | "ThresholdedRelu" | "Where" | "Xor"
+        "Abs"
+            | "Acos"
+            | "Acosh"
+            | "Add"
+            | "And"
+            | "Asin"
+            | "Atan"
+            | "BiasGelu"
+            | "BitwiseAnd"
+            | "BitwiseNot"
+            | "BitwiseOr"
+            | "Cast"
+            | "CastLike"
+            | "Ceil"
+            | "Celu"
+            | "Clip"
+            | "Cos"
+            | "Cosh"
+            | "DequantizeLinear"
+            | "Div"
+            | "Dropout"
+            | "Elu"
+            | "Equal"
+            | "Erf"
+            | "Exp"
+            | "FastGelu"
+            | "Floor"
+            | "Gelu"
+            | "Greater"
+            | "GreaterOrEqual"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Identity"
+            | "IsInf"
+            | "IsNaN"
+            | "LeakyRelu"
+            | "Less"
+            | "LessOrEqual"
+            | "Log"
+            | "Max"
+            | "Mean"
+            | "Min"
+            | "Mish"
+            | "Mod"
+            | "Mul"
+            | "Neg"
+            | "Not"
+            | "Or"
+            | "PRelu"
+            | "Pow"
+            | "QuantizeLinear"
+            | "QuickGelu"
+            | "Reciprocal"
+            | "Relu"
+            | "Round"
+            | "Selu"
+            | "Shrink"
+            | "Sigmoid"
+            | "Sign"
+            | "Sin"
+            | "Sinh"
+            | "Softplus"
+            | "Softsign"
+            | "Sqrt"
+            | "Sub"
+            | "Sum"
+            | "Swish"
+            | "Tan"
+            | "Tanh"
+            | "ThresholdedRelu"
+            | "Where"
+            | "Xor"
     )
 }
 
@@ -25,8 +90,9 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         "Dropout" | "CastLike" | "Clip" => unary(site),
         "QuantizeLinear" | "DequantizeLinear" => quantize(site),
         _ => {
-            let inputs: Vec<usize> =
-                (0..site.node.inputs.len()).filter(|&i| site.input(i).is_some()).collect();
+            let inputs: Vec<usize> = (0..site.node.inputs.len())
+                .filter(|&i| site.input(i).is_some())
+                .collect();
             broadcast(site, &inputs)
         }
     }
@@ -34,14 +100,21 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
 
 fn unary(site: &Site<'_>) -> Result<Flow, Refusal> {
     let layout = site.core_operand(0)?;
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs: site.all_outputs(layout),
+        ..Flow::default()
+    })
 }
 
 /// Scale and zero point are one number, or one per entry of a feature axis; a number computed from the tokens (dynamic
 /// quantisation) is fine too, since it does not depend on their order.
 fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
     if !site.is_core(0) {
-        return Err(site.refuse(Code::UnknownOp, "A weight is quantised with a scale computed from the tokens."));
+        return Err(site.refuse(
+            Code::UnknownOp,
+            "A weight is quantised with a scale computed from the tokens.",
+        ));
     }
     for i in 1..site.node.inputs.len() {
         match site.input(i).map(|_| site.operand(i)).transpose()? {
@@ -59,8 +132,10 @@ fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
 
 /// Broadcasts the given inputs against each other.
 pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refusal> {
-    let operands: Vec<(usize, Operand)> =
-        inputs.iter().map(|&i| Ok((i, site.operand(i)?))).collect::<Result<_, Refusal>>()?;
+    let operands: Vec<(usize, Operand)> = inputs
+        .iter()
+        .map(|&i| Ok((i, site.operand(i)?)))
+        .collect::<Result<_, Refusal>>()?;
     let rank = operands.iter().map(|(_, o)| o.rank()).max().unwrap_or(0);
     let mut axes: Vec<Axis> = vec![Vec::new(); rank];
     for (_, operand) in &operands {
@@ -119,9 +194,15 @@ pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refus
 fn baked(shape: &[Dim], axes: &[Axis]) -> Code {
     let skip = axes.len().saturating_sub(shape.len());
     let literal = shape.iter().zip(axes.iter().skip(skip)).any(|(d, axis)| {
-        has_tokens(axis) && d.constant().is_some_and(|c| c != 1) && axis_size(axis).constant().is_none()
+        has_tokens(axis)
+            && d.constant().is_some_and(|c| c != 1)
+            && axis_size(axis).constant().is_none()
     });
-    if literal { Code::BakedLength } else { Code::Axes }
+    if literal {
+        Code::BakedLength
+    } else {
+        Code::Axes
+    }
 }
 
 fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {
@@ -132,7 +213,11 @@ fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {
     if axis.is_empty() || into == axis || axis_size(axis) == Dim::ONE {
         return Ok(());
     }
-    let roles = |a: &Axis| a.iter().map(|f| (f.role == crate::layout::Role::Feature, f.size)).collect::<Vec<_>>();
+    let roles = |a: &Axis| {
+        a.iter()
+            .map(|f| (f.role == crate::layout::Role::Feature, f.size))
+            .collect::<Vec<_>>()
+    };
     if roles(into) == roles(axis) {
         // Token and attended, or the like: keep the weaker claim.
         if axis.iter().any(|f| f.role == crate::layout::Role::Token) {
@@ -141,7 +226,10 @@ fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {
         return Ok(());
     }
     // Features may be split in different ways: [4*8] meets [32].
-    if crate::layout::is_feature(into) && crate::layout::is_feature(axis) && axis_size(into) == axis_size(axis) {
+    if crate::layout::is_feature(into)
+        && crate::layout::is_feature(axis)
+        && axis_size(into) == axis_size(axis)
+    {
         *into = feature(axis_size(into));
         return Ok(());
     }
@@ -159,7 +247,10 @@ impl Operand {
 }
 
 /// The externals of inputs that do not run over tokens (weights, biases); an error if one does.
-pub(super) fn plain_inputs(site: &Site<'_>, inputs: std::ops::Range<usize>) -> Result<Vec<External>, Refusal> {
+pub(super) fn plain_inputs(
+    site: &Site<'_>,
+    inputs: std::ops::Range<usize>,
+) -> Result<Vec<External>, Refusal> {
     for i in inputs {
         if site.input(i).is_none() {
             continue;
@@ -167,12 +258,18 @@ pub(super) fn plain_inputs(site: &Site<'_>, inputs: std::ops::Range<usize>) -> R
         match site.operand(i)? {
             Operand::Core(layout) if layout.0.iter().all(|a| crate::layout::is_feature(a)) => {}
             Operand::Core(_) => {
-                return Err(site.refuse(Code::UnknownOp, format!("Its input {i} is computed from the tokens.")));
+                return Err(site.refuse(
+                    Code::UnknownOp,
+                    format!("Its input {i} is computed from the tokens."),
+                ));
             }
             Operand::External(value, shape) => {
                 if shape.iter().any(|d| d.constant().is_none()) {
                     let name = &site.graph.value(value).name;
-                    return Err(site.refuse(Code::External, format!("Its parameter '{name}' has no constant shape.")));
+                    return Err(site.refuse(
+                        Code::External,
+                        format!("Its parameter '{name}' has no constant shape."),
+                    ));
                 }
             }
         }

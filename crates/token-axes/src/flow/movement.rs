@@ -2,14 +2,27 @@
 
 use super::{External, Flow, Operand, ShapeOperand, Site, align};
 use crate::dim::Dim;
-use crate::layout::{Axis, Layout, RegroupError, axis_size, feature, has_tokens, is_feature, regroup};
+use crate::layout::{
+    Axis, Layout, RegroupError, axis_size, feature, has_tokens, is_feature, regroup,
+};
 use crate::refusal::{Code, Refusal};
 
 pub(super) fn knows(op: &str) -> bool {
     matches!(
         op,
-        "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" | "Tile" | "Concat" | "Split" | "Slice"
-            | "Gather" | "GatherElements" | "Pad"
+        "Transpose"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Expand"
+            | "Tile"
+            | "Concat"
+            | "Split"
+            | "Slice"
+            | "Gather"
+            | "GatherElements"
+            | "Pad"
     )
 }
 
@@ -32,9 +45,15 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
 fn transpose(site: &Site<'_>) -> Result<Flow, Refusal> {
     let layout = site.core_operand(0)?;
     let rank = layout.0.len();
-    let perm = site.node.attr_ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
+    let perm = site
+        .node
+        .attr_ints("perm")
+        .unwrap_or_else(|| (0..rank as i64).rev().collect());
     if perm.len() != rank {
-        return Err(site.refuse(Code::Axes, format!("A permutation of {} axes for {rank}.", perm.len())));
+        return Err(site.refuse(
+            Code::Axes,
+            format!("A permutation of {} axes for {rank}.", perm.len()),
+        ));
     }
     let mut flow = Flow::default();
     let mut out = Vec::new();
@@ -61,15 +80,23 @@ fn reshape(site: &Site<'_>, operand: Option<ShapeOperand>) -> Result<Flow, Refus
         site.refuse(code, format!("{layout} is reshaped to {target:?}."))
     })?;
     let links = token_links(&layout, &out, 0);
-    Ok(Flow { outputs: site.all_outputs(out), operand, links, ..Flow::default() })
+    Ok(Flow {
+        outputs: site.all_outputs(out),
+        operand,
+        links,
+        ..Flow::default()
+    })
 }
 
 /// Links between the token axes of two layouts with the same factors in the same order.
 fn token_links(from: &Layout, to: &Layout, input: usize) -> Vec<super::Link> {
-    let tokens = |l: &Layout| -> Vec<usize> {
-        (0..l.0.len()).filter(|&i| has_tokens(&l.0[i])).collect()
-    };
-    tokens(to).into_iter().zip(tokens(from)).map(|(o, i)| (o, input, i)).collect()
+    let tokens =
+        |l: &Layout| -> Vec<usize> { (0..l.0.len()).filter(|&i| has_tokens(&l.0[i])).collect() };
+    tokens(to)
+        .into_iter()
+        .zip(tokens(from))
+        .map(|(o, i)| (o, input, i))
+        .collect()
 }
 
 fn expand(site: &Site<'_>) -> Result<Flow, Refusal> {
@@ -79,7 +106,11 @@ fn expand(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut out = Vec::new();
     let mut links = Vec::new();
     for (i, &size) in target.iter().enumerate() {
-        let axis: Axis = if i < skip { Vec::new() } else { layout.0[i - skip].clone() };
+        let axis: Axis = if i < skip {
+            Vec::new()
+        } else {
+            layout.0[i - skip].clone()
+        };
         if axis.is_empty() && size != Dim::ONE {
             out.push(site.free_axis(size)?);
         } else if axis_size(&axis) == size {
@@ -91,22 +122,33 @@ fn expand(site: &Site<'_>) -> Result<Flow, Refusal> {
             return Err(site.refuse(Code::Axes, format!("{layout} is expanded to {target:?}.")));
         }
     }
-    Ok(Flow { outputs: site.all_outputs(Layout(out)), operand: Some(ShapeOperand::Expand), links, ..Flow::default() })
+    Ok(Flow {
+        outputs: site.all_outputs(Layout(out)),
+        operand: Some(ShapeOperand::Expand),
+        links,
+        ..Flow::default()
+    })
 }
 
 fn concat(site: &Site<'_>) -> Result<Flow, Refusal> {
-    let operands: Vec<(usize, Operand)> =
-        (0..site.node.inputs.len()).map(|i| Ok((i, site.operand(i)?))).collect::<Result<_, Refusal>>()?;
+    let operands: Vec<(usize, Operand)> = (0..site.node.inputs.len())
+        .map(|i| Ok((i, site.operand(i)?)))
+        .collect::<Result<_, Refusal>>()?;
     let rank = operands.iter().map(|(_, o)| o.rank()).max().unwrap_or(0);
     let axis = site.axis(site.node.attr_int("axis").unwrap_or(0), rank)?;
     let mut out: Vec<Axis> = vec![Vec::new(); rank];
     let mut flow = Flow::default();
     for (input, operand) in &operands {
-        let Operand::Core(layout) = operand else { continue };
+        let Operand::Core(layout) = operand else {
+            continue;
+        };
         for (i, a) in layout.0.iter().enumerate() {
             if i == axis {
                 if !is_feature(a) {
-                    return Err(site.refuse(Code::TokenMixing, "Tokens are added or joined inside the block."));
+                    return Err(site.refuse(
+                        Code::TokenMixing,
+                        "Tokens are added or joined inside the block.",
+                    ));
                 }
                 continue;
             }
@@ -116,26 +158,37 @@ fn concat(site: &Site<'_>) -> Result<Flow, Refusal> {
             if out[i].is_empty() {
                 out[i].clone_from(a);
             } else if out[i] != *a {
-                return Err(site.refuse(Code::Axes, format!("Values of layout {layout} and others are joined.")));
+                return Err(site.refuse(
+                    Code::Axes,
+                    format!("Values of layout {layout} and others are joined."),
+                ));
             }
         }
     }
     for (input, operand) in &operands {
-        let Operand::External(value, shape) = operand else { continue };
+        let Operand::External(value, shape) = operand else {
+            continue;
+        };
         let mut others = shape.clone();
         others[axis] = Dim::ONE;
-        let frame = align(&others, &out)
-            .ok_or_else(|| site.refuse(Code::Axes, format!("A value of shape {shape:?} is joined.")))?;
+        let frame = align(&others, &out).ok_or_else(|| {
+            site.refuse(Code::Axes, format!("A value of shape {shape:?} is joined."))
+        })?;
         for (i, a) in frame.iter().enumerate() {
             if !a.present && axis_size(&a.axis) != Dim::ONE && i != axis {
-                return Err(site.refuse(Code::Axes, format!("A value of shape {shape:?} is joined.")));
+                return Err(
+                    site.refuse(Code::Axes, format!("A value of shape {shape:?} is joined."))
+                );
             }
             if a.present && has_tokens(&a.axis) {
                 flow.links.push((i, *input, i));
             }
         }
         let mut frame = frame;
-        frame[axis] = super::FrameAxis { axis: feature(shape[axis]), present: shape[axis] != Dim::ONE };
+        frame[axis] = super::FrameAxis {
+            axis: feature(shape[axis]),
+            present: shape[axis] != Dim::ONE,
+        };
         flow.externals.extend(site.external(*input, *value, frame)?);
     }
     let target = site.output_shape(0)?;
@@ -161,7 +214,11 @@ fn split(site: &Site<'_>) -> Result<Flow, Refusal> {
             outputs.push((*value, out));
         }
     }
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs, ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs,
+        ..Flow::default()
+    })
 }
 
 fn slice(site: &Site<'_>) -> Result<Flow, Refusal> {
@@ -169,8 +226,16 @@ fn slice(site: &Site<'_>) -> Result<Flow, Refusal> {
     let rank = layout.0.len();
     let target = site.output_shape(0)?;
     let axes = match site.input(3) {
-        Some(v) => site.samples.constant_ints(v).ok_or_else(|| site.refuse(Code::UnknownShape, "Its axes are not constant."))?,
-        None => (0..site.input(1).and_then(|v| site.samples.shape(v)).and_then(|s| s.first()?.constant()).unwrap_or(rank as i64)).collect(),
+        Some(v) => site
+            .samples
+            .constant_ints(v)
+            .ok_or_else(|| site.refuse(Code::UnknownShape, "Its axes are not constant."))?,
+        None => (0..site
+            .input(1)
+            .and_then(|v| site.samples.shape(v))
+            .and_then(|s| s.first()?.constant())
+            .unwrap_or(rank as i64))
+            .collect(),
     };
     let bounds = |input: usize| site.input(input).and_then(|v| site.samples.int_dims(v));
     let (starts, ends) = match (bounds(1), bounds(2)) {
@@ -190,7 +255,10 @@ fn slice(site: &Site<'_>) -> Result<Flow, Refusal> {
         let axis = site.axis(axis, rank)?;
         if !is_feature(&layout.0[axis]) {
             if target[axis] != axis_size(&layout.0[axis]) || steps[i] != 1 {
-                return Err(site.refuse(Code::TokenMixing, "Some tokens are cut out or reordered inside the block."));
+                return Err(site.refuse(
+                    Code::TokenMixing,
+                    "Some tokens are cut out or reordered inside the block.",
+                ));
             }
             new_starts.push(0);
             new_ends.push(i64::MAX);
@@ -207,8 +275,18 @@ fn slice(site: &Site<'_>) -> Result<Flow, Refusal> {
             out.0[axis] = feature(target[axis]);
         }
     }
-    let operand = ShapeOperand::Slice { starts: new_starts, ends: new_ends, axes, steps };
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(out), operand: Some(operand), ..Flow::default() })
+    let operand = ShapeOperand::Slice {
+        starts: new_starts,
+        ends: new_ends,
+        axes,
+        steps,
+    };
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs: site.all_outputs(out),
+        operand: Some(operand),
+        ..Flow::default()
+    })
 }
 
 fn gather(site: &Site<'_>) -> Result<Flow, Refusal> {
@@ -218,7 +296,10 @@ fn gather(site: &Site<'_>) -> Result<Flow, Refusal> {
         return Err(site.refuse(Code::UnknownOp, "Its index is computed from the tokens."));
     };
     if !is_feature(&layout.0[axis]) {
-        return Err(site.refuse(Code::TokenMixing, "Single tokens are taken out inside the block."));
+        return Err(site.refuse(
+            Code::TokenMixing,
+            "Single tokens are taken out inside the block.",
+        ));
     }
     if index.iter().any(|d| d.constant().is_none()) {
         return Err(site.refuse(Code::External, "Its index has no constant shape."));
@@ -253,9 +334,16 @@ fn gather_elements(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut frame = Vec::new();
     let mut flow = Flow::default();
     for (i, &size) in index.iter().enumerate() {
-        let a = if i == axis { site.free_axis(size)? } else { layout.0[i].clone() };
+        let a = if i == axis {
+            site.free_axis(size)?
+        } else {
+            layout.0[i].clone()
+        };
         if axis_size(&a) != size {
-            return Err(site.refuse(Code::Axes, format!("An index of shape {index:?} for {layout}.")));
+            return Err(site.refuse(
+                Code::Axes,
+                format!("An index of shape {index:?} for {layout}."),
+            ));
         }
         if has_tokens(&a) {
             if i != axis {
@@ -263,10 +351,14 @@ fn gather_elements(site: &Site<'_>) -> Result<Flow, Refusal> {
             }
             flow.links.push((i, 1, i));
         }
-        frame.push(super::FrameAxis { present: size != Dim::ONE, axis: a });
+        frame.push(super::FrameAxis {
+            present: size != Dim::ONE,
+            axis: a,
+        });
     }
     let out = Layout(frame.iter().map(|a| a.axis.clone()).collect());
-    flow.externals.extend::<Option<External>>(site.external(1, value, frame)?);
+    flow.externals
+        .extend::<Option<External>>(site.external(1, value, frame)?);
     flow.outputs = site.all_outputs(out);
     Ok(flow)
 }
@@ -280,8 +372,15 @@ fn resize_features(site: &Site<'_>) -> Result<Flow, Refusal> {
         if is_feature(axis) {
             *axis = feature(*size);
         } else if axis_size(axis) != *size || operand.is_none() {
-            return Err(site.refuse(Code::TokenMixing, "The number of tokens changes inside the block."));
+            return Err(site.refuse(
+                Code::TokenMixing,
+                "The number of tokens changes inside the block.",
+            ));
         }
     }
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(out), ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs: site.all_outputs(out),
+        ..Flow::default()
+    })
 }

@@ -20,7 +20,9 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
                 if site.is_core(i) {
                     let layout = site.core_operand(i)?;
                     if !layout.0.is_empty() {
-                        return Err(site.refuse(Code::UnknownOp, "A quantisation parameter per token."));
+                        return Err(
+                            site.refuse(Code::UnknownOp, "A quantisation parameter per token.")
+                        );
                     }
                 } else {
                     plain_inputs(site, i..i + 1)?;
@@ -30,7 +32,10 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
             Ok(flow)
         }
         "FusedMatMul" => {
-            if ["transBatchA", "transBatchB"].iter().any(|a| site.node.attr_int(a).unwrap_or(0) != 0) {
+            if ["transBatchA", "transBatchB"]
+                .iter()
+                .any(|a| site.node.attr_int(a).unwrap_or(0) != 0)
+            {
                 return Err(site.refuse(Code::UnknownOp, "FusedMatMul with transposed batch axes."));
             }
             let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
@@ -47,7 +52,11 @@ enum Side {
 }
 
 /// A product over shared letters, as einsum writes it. Letters of size 1 broadcast.
-fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> Result<Flow, Refusal> {
+fn contract(
+    site: &Site<'_>,
+    inputs: &[(usize, Vec<char>)],
+    output: &[char],
+) -> Result<Flow, Refusal> {
     let mut sides = Vec::new();
     for (input, letters) in inputs {
         let side = match site.operand(*input)? {
@@ -59,7 +68,13 @@ fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> 
             Side::External(_, shape) => shape.len(),
         };
         if rank != letters.len() {
-            return Err(site.refuse(Code::Axes, format!("An operand with {rank} axes where {} are named.", letters.len())));
+            return Err(site.refuse(
+                Code::Axes,
+                format!(
+                    "An operand with {rank} axes where {} are named.",
+                    letters.len()
+                ),
+            ));
         }
         sides.push((*input, letters, side));
     }
@@ -72,7 +87,10 @@ fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> 
             if contracted && !known.is_empty() && has_tokens(axis) {
                 let attended = |a: &Axis| a.iter().any(|f| f.role == Role::Attended);
                 if !(attended(known) || attended(axis)) || axis_size(known) != axis_size(axis) {
-                    return Err(site.refuse(Code::TokenMixing, "Tokens are summed up without a softmax over them."));
+                    return Err(site.refuse(
+                        Code::TokenMixing,
+                        "Tokens are summed up without a softmax over them.",
+                    ));
                 }
                 if attended(axis) {
                     known.clone_from(axis);
@@ -82,20 +100,31 @@ fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> 
             if known.is_empty() {
                 known.clone_from(axis);
             } else if axis_size(known) != axis_size(axis) && !axis.is_empty() {
-                return Err(site.refuse(Code::Axes, format!("Axes {known:?} and {axis:?} are multiplied.")));
+                return Err(site.refuse(
+                    Code::Axes,
+                    format!("Axes {known:?} and {axis:?} are multiplied."),
+                ));
             } else if !axis.is_empty() && is_feature(known) != is_feature(axis) {
-                return Err(site.refuse(Code::Axes, format!("Axes {known:?} and {axis:?} are multiplied.")));
+                return Err(site.refuse(
+                    Code::Axes,
+                    format!("Axes {known:?} and {axis:?} are multiplied."),
+                ));
             }
         }
     }
     for (_, letters, side) in &sides {
-        let Side::External(_, shape) = side else { continue };
+        let Side::External(_, shape) = side else {
+            continue;
+        };
         for (&letter, &size) in letters.iter().zip(shape) {
             let known = axes.entry(letter).or_default();
             if known.is_empty() && size != Dim::ONE {
                 *known = site.free_axis(size)?;
             } else if size != Dim::ONE && axis_size(known) != size {
-                return Err(site.refuse(Code::Axes, format!("An axis of size {size:?} meets {known:?}.")));
+                return Err(site.refuse(
+                    Code::Axes,
+                    format!("An axis of size {size:?} meets {known:?}."),
+                ));
             }
         }
     }
@@ -129,7 +158,10 @@ fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> 
                 let mut frame: Vec<FrameAxis> = Vec::new();
                 for (letter, size) in letters.iter().zip(shape) {
                     let axis = axes.get(letter).cloned().unwrap_or_default();
-                    frame.push(FrameAxis { present: *size != Dim::ONE && !axis.is_empty(), axis });
+                    frame.push(FrameAxis {
+                        present: *size != Dim::ONE && !axis.is_empty(),
+                        axis,
+                    });
                 }
                 for (i, letter) in letters.iter().enumerate() {
                     if let Some(o) = output.iter().position(|l| l == letter)
@@ -143,7 +175,12 @@ fn contract(site: &Site<'_>, inputs: &[(usize, Vec<char>)], output: &[char]) -> 
             }
         }
     }
-    let out = Layout(output.iter().map(|l| axes.get(l).cloned().unwrap_or_default()).collect());
+    let out = Layout(
+        output
+            .iter()
+            .map(|l| axes.get(l).cloned().unwrap_or_default())
+            .collect(),
+    );
     flow.outputs = site.all_outputs(out);
     Ok(flow)
 }
@@ -159,7 +196,9 @@ fn matmul(site: &Site<'_>, trans_a: bool, trans_b: bool) -> Result<Flow, Refusal
     }
     // Batch letters are shared from the right; 'm', 'k', 'p' are the matrix axes.
     let batch_letters = |rank: usize, most: usize| -> Vec<char> {
-        (0..rank - 2).map(|i| char::from_u32('A' as u32 + (most - rank + i) as u32).unwrap_or('?')).collect()
+        (0..rank - 2)
+            .map(|i| char::from_u32('A' as u32 + (most - rank + i) as u32).unwrap_or('?'))
+            .collect()
     };
     let most = rank_a.max(rank_b);
     let mut a = batch_letters(rank_a, most);
@@ -181,19 +220,39 @@ fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
 }
 
 fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
-    let equation: String =
-        site.node.attr_str("equation").unwrap_or_default().chars().filter(|c| !c.is_whitespace()).collect();
+    let equation: String = site
+        .node
+        .attr_str("equation")
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
     let (left, right) = equation
         .split_once("->")
         .filter(|_| !equation.contains('.'))
-        .ok_or_else(|| site.refuse(Code::UnknownOp, format!("Einsum '{equation}' without an explicit output, or with an ellipsis.")))?;
-    let inputs: Vec<(usize, Vec<char>)> = left.split(',').enumerate().map(|(i, s)| (i, s.chars().collect())).collect();
+        .ok_or_else(|| {
+            site.refuse(
+                Code::UnknownOp,
+                format!("Einsum '{equation}' without an explicit output, or with an ellipsis."),
+            )
+        })?;
+    let inputs: Vec<(usize, Vec<char>)> = left
+        .split(',')
+        .enumerate()
+        .map(|(i, s)| (i, s.chars().collect()))
+        .collect();
     let output: Vec<char> = right.chars().collect();
     if inputs.len() != site.node.inputs.len() {
-        return Err(site.refuse(Code::UnknownOp, format!("Einsum '{equation}' for {} inputs.", site.node.inputs.len())));
+        return Err(site.refuse(
+            Code::UnknownOp,
+            format!("Einsum '{equation}' for {} inputs.", site.node.inputs.len()),
+        ));
     }
     if inputs.len() == 1 && inputs[0].1.iter().any(|l| !output.contains(l)) {
-        return Err(site.refuse(Code::UnknownOp, format!("Einsum '{equation}' as a reduction.")));
+        return Err(site.refuse(
+            Code::UnknownOp,
+            format!("Einsum '{equation}' as a reduction."),
+        ));
     }
     contract(site, &inputs, &output)
 }
@@ -202,9 +261,19 @@ fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
 fn conv(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut layout = site.core_operand(0)?;
     plain_inputs(site, 1..site.node.inputs.len())?;
-    let ones = |name: &str| site.node.attr_ints(name).is_none_or(|v| v.iter().all(|&x| x == 1));
-    let zeros = site.node.attr_ints("pads").is_none_or(|v| v.iter().all(|&x| x == 0));
-    let kernel = site.input(1).and_then(|v| site.samples.shape(v)).map(|s| s.iter().skip(2).all(|&d| d == Dim::ONE));
+    let ones = |name: &str| {
+        site.node
+            .attr_ints(name)
+            .is_none_or(|v| v.iter().all(|&x| x == 1))
+    };
+    let zeros = site
+        .node
+        .attr_ints("pads")
+        .is_none_or(|v| v.iter().all(|&x| x == 0));
+    let kernel = site
+        .input(1)
+        .and_then(|v| site.samples.shape(v))
+        .map(|s| s.iter().skip(2).all(|&d| d == Dim::ONE));
     if kernel != Some(true) || !ones("strides") || !zeros {
         return Err(site.refuse(Code::TokenMixing, "A convolution over tokens."));
     }
@@ -212,6 +281,9 @@ fn conv(site: &Site<'_>) -> Result<Flow, Refusal> {
         return Err(site.refuse(Code::Axes, format!("A convolution of {layout}.")));
     }
     layout.0[1] = feature(site.output_shape(0)?[1]);
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs: site.all_outputs(layout),
+        ..Flow::default()
+    })
 }
-

@@ -9,16 +9,33 @@ pub(super) fn knows(op: &str) -> bool {
     op.starts_with("Reduce")
         || matches!(
             op,
-            "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" | "SkipLayerNormalization"
-                | "SkipSimplifiedLayerNormalization" | "LpNormalization" | "CumSum" | "ArgMax" | "ArgMin" | "TopK"
-                | "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" | "DynamicQuantizeLinear"
-                | "MeanVarianceNormalization" | "GlobalAveragePool" | "AveragePool" | "MaxPool" | "GlobalMaxPool"
+            "LayerNormalization"
+                | "RMSNormalization"
+                | "SimplifiedLayerNormalization"
+                | "SkipLayerNormalization"
+                | "SkipSimplifiedLayerNormalization"
+                | "LpNormalization"
+                | "CumSum"
+                | "ArgMax"
+                | "ArgMin"
+                | "TopK"
+                | "BatchNormalization"
+                | "InstanceNormalization"
+                | "GroupNormalization"
+                | "DynamicQuantizeLinear"
+                | "MeanVarianceNormalization"
+                | "GlobalAveragePool"
+                | "AveragePool"
+                | "MaxPool"
+                | "GlobalMaxPool"
         )
 }
 
 pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
     match site.node.op_type.as_str() {
-        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => normalise(site, 1, -1),
+        "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
+            normalise(site, 1, -1)
+        }
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => skip_norm(site),
         "LpNormalization" => normalise(site, 1, -1),
         "BatchNormalization" => {
@@ -27,7 +44,11 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
             if layout.0.get(1).is_some_and(|a| !is_feature(a)) {
                 return Err(site.refuse(Code::TokenMixing, "Normalised per token position."));
             }
-            Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+            Ok(Flow {
+                links: site.same_axes(&layout, 0),
+                outputs: site.all_outputs(layout),
+                ..Flow::default()
+            })
         }
         "DynamicQuantizeLinear" => dynamic_quantize(site),
         op if op.starts_with("Reduce") || matches!(op, "ArgMax" | "ArgMin") => reduce(site),
@@ -35,23 +56,28 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
             let axes = site.input(1).and_then(|v| site.samples.constant_ints(v));
             over_feature(site, axes.and_then(|a| a.first().copied()))
         }
-        "TopK" => over_feature(site, Some(site.node.attr_int("axis").unwrap_or(-1))).and_then(|mut flow| {
-            for (index, output) in site.node.outputs.iter().enumerate() {
-                if output.is_none() {
-                    continue;
-                }
-                let shape = site.output_shape(index)?;
-                for (_, layout) in &mut flow.outputs {
-                    for (axis, size) in layout.0.iter_mut().zip(&shape) {
-                        if is_feature(axis) {
-                            *axis = crate::layout::feature(*size);
+        "TopK" => over_feature(site, Some(site.node.attr_int("axis").unwrap_or(-1))).and_then(
+            |mut flow| {
+                for (index, output) in site.node.outputs.iter().enumerate() {
+                    if output.is_none() {
+                        continue;
+                    }
+                    let shape = site.output_shape(index)?;
+                    for (_, layout) in &mut flow.outputs {
+                        for (axis, size) in layout.0.iter_mut().zip(&shape) {
+                            if is_feature(axis) {
+                                *axis = crate::layout::feature(*size);
+                            }
                         }
                     }
                 }
-            }
-            Ok(flow)
-        }),
-        op => Err(site.refuse(Code::TokenMixing, format!("{op} mixes neighbouring tokens."))),
+                Ok(flow)
+            },
+        ),
+        op => Err(site.refuse(
+            Code::TokenMixing,
+            format!("{op} mixes neighbouring tokens."),
+        )),
     }
 }
 
@@ -62,13 +88,20 @@ fn over_feature(site: &Site<'_>, axis: Option<i64>) -> Result<Flow, Refusal> {
     if !is_feature(&layout.0[axis]) {
         return Err(site.refuse(Code::TokenMixing, "It runs over the tokens."));
     }
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs: site.all_outputs(layout), ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs: site.all_outputs(layout),
+        ..Flow::default()
+    })
 }
 
 fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Result<Flow, Refusal> {
     let layout = site.core_operand(0)?;
     plain_inputs(site, first_parameter..site.node.inputs.len())?;
-    let axis = site.axis(site.node.attr_int("axis").unwrap_or(default_axis), layout.0.len())?;
+    let axis = site.axis(
+        site.node.attr_int("axis").unwrap_or(default_axis),
+        layout.0.len(),
+    )?;
     if layout.0[axis..].iter().any(|a| !is_feature(a)) {
         return Err(site.refuse(Code::TokenMixing, "Normalised over tokens."));
     }
@@ -81,9 +114,24 @@ fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Resu
         .outputs
         .iter()
         .enumerate()
-        .filter_map(|(i, v)| v.map(|v| (v, if i == 0 { layout.clone() } else { statistics.clone() })))
+        .filter_map(|(i, v)| {
+            v.map(|v| {
+                (
+                    v,
+                    if i == 0 {
+                        layout.clone()
+                    } else {
+                        statistics.clone()
+                    },
+                )
+            })
+        })
         .collect();
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs, ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs,
+        ..Flow::default()
+    })
 }
 
 /// Inputs: x, skip, gamma, (beta,) bias; outputs: normed, two statistics, the sum.
@@ -95,7 +143,11 @@ fn skip_norm(site: &Site<'_>) -> Result<Flow, Refusal> {
     {
         return Err(site.refuse(Code::TokenMixing, "Normalised over tokens."));
     }
-    let layout = flow.outputs.first().map(|(_, l)| l.clone()).unwrap_or_default();
+    let layout = flow
+        .outputs
+        .first()
+        .map(|(_, l)| l.clone())
+        .unwrap_or_default();
     flow.outputs = site.all_outputs(layout);
     Ok(flow)
 }
@@ -103,13 +155,16 @@ fn skip_norm(site: &Site<'_>) -> Result<Flow, Refusal> {
 fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
     let layout = site.core_operand(0)?;
     let rank = layout.0.len();
-    let axes: Vec<i64> = match (site.node.attr_ints("axes"), site.node.attr_int("axis"), site.input(1)) {
+    let axes: Vec<i64> = match (
+        site.node.attr_ints("axes"),
+        site.node.attr_int("axis"),
+        site.input(1),
+    ) {
         (Some(axes), _, _) => axes,
         (None, Some(axis), _) => vec![axis],
-        (None, None, Some(v)) => site
-            .samples
-            .constant_ints(v)
-            .ok_or_else(|| site.refuse(Code::UnknownShape, "The axes it reduces are not constant."))?,
+        (None, None, Some(v)) => site.samples.constant_ints(v).ok_or_else(|| {
+            site.refuse(Code::UnknownShape, "The axes it reduces are not constant.")
+        })?,
         (None, None, None) if site.node.op_type.starts_with("Arg") => vec![0],
         (None, None, None) if site.node.attr_int("noop_with_empty_axes") == Some(1) => Vec::new(),
         (None, None, None) => (0..rank as i64).collect(),
@@ -124,7 +179,14 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
     for (i, axis) in layout.0.iter().enumerate() {
         if reduced[i] {
             if !is_feature(axis) {
-                return Err(site.refuse(Code::TokenMixing, format!("{} over an axis {}.", site.node.op_type, Layout(vec![axis.clone()]))));
+                return Err(site.refuse(
+                    Code::TokenMixing,
+                    format!(
+                        "{} over an axis {}.",
+                        site.node.op_type,
+                        Layout(vec![axis.clone()])
+                    ),
+                ));
             }
             if keep {
                 out.push(Vec::new());
@@ -136,7 +198,11 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
             out.push(axis.clone());
         }
     }
-    Ok(Flow { links, outputs: site.all_outputs(Layout(out)), ..Flow::default() })
+    Ok(Flow {
+        links,
+        outputs: site.all_outputs(Layout(out)),
+        ..Flow::default()
+    })
 }
 
 /// One scale for all tokens: it depends on the set of rows, not on their order.
@@ -147,7 +213,22 @@ fn dynamic_quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
         .outputs
         .iter()
         .enumerate()
-        .filter_map(|(i, v)| v.map(|v| (v, if i == 0 { layout.clone() } else { Layout::default() })))
+        .filter_map(|(i, v)| {
+            v.map(|v| {
+                (
+                    v,
+                    if i == 0 {
+                        layout.clone()
+                    } else {
+                        Layout::default()
+                    },
+                )
+            })
+        })
         .collect();
-    Ok(Flow { links: site.same_axes(&layout, 0), outputs, ..Flow::default() })
+    Ok(Flow {
+        links: site.same_axes(&layout, 0),
+        outputs,
+        ..Flow::default()
+    })
 }

@@ -1,2 +1,5 @@
-//! Placeholder until the pipeline lands.
-fn main() {}
+//! `vcc-convert MODEL`: the same as `vcc convert MODEL`.
+
+fn main() -> std::process::ExitCode {
+    vcc_cli::vcc_convert()
+}

@@ -1,2 +1,5 @@
-//! Placeholder until the pipeline lands.
-fn main() {}
+//! `vcc`: convert, inspect, verify and measure.
+
+fn main() -> std::process::ExitCode {
+    vcc_cli::vcc()
+}

@@ -1,0 +1,108 @@
+//! `vcc verify --exact`: proves the rewrite. CONV is rebuilt from ORIG and its recorded plan and must be the same bytes; then
+//! it is rebuilt with every level refined and every window the whole length, and every element of every output must equal ORIG's.
+
+use crate::inputs::Bounds;
+use crate::source;
+use crate::verify::{Options, Report, compare_cases};
+use anyhow::{Context, Result};
+use std::path::Path;
+use vcc_passes::Form;
+use vcc_passes::plan::Plan;
+use vcc_run::{ElementType, Padding, Session};
+
+/// Relative tolerance of float32 models.
+const TOLERANCE: f64 = 1e-4;
+/// Relative tolerance where the stream itself is float16: the order of its rounded sums changes.
+const TOLERANCE_F16: f64 = 5e-3;
+/// Lengths around the default segment size, and one that nothing divides.
+const LENGTHS: [usize; 5] = [1, 15, 17, 64, 101];
+
+pub(crate) fn verify(
+    options: &Options,
+    plan: &Plan,
+    form: Form,
+    bounds: &Bounds,
+) -> Result<Report> {
+    let runtime = options.runtime.load()?;
+    let library = options.runtime.library()?;
+    let sha256 = source::sha256(&options.original)?;
+    // Beside CONV, so that external data is found.
+    let folder = options
+        .converted
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let scratch = || {
+        tempfile::Builder::new()
+            .prefix(".vcc-exact-")
+            .suffix(".onnx")
+            .tempfile_in(folder)
+            .with_context(|| format!("no scratch file in {}", folder.display()))
+    };
+    let again = scratch()?;
+    source::rebuild(&options.original, &sha256, plan, form)?
+        .model
+        .save(again.path())?;
+    let identical = same_bytes(again.path(), &options.converted)?;
+    drop(again);
+    let full = scratch()?;
+    source::rebuild(&options.original, &sha256, &plan.at_full_budget(), form)?
+        .model
+        .save(full.path())?;
+    let mut original = Session::open(&runtime, &options.original, &options.runtime.session(None))?;
+    let mut converted = Session::open(
+        &runtime,
+        full.path(),
+        &options.runtime.session(library.clone()),
+    )?;
+    let is_half = original
+        .outputs()
+        .iter()
+        .any(|o| o.element_type == Some(ElementType::F16));
+    let tolerance = if is_half { TOLERANCE_F16 } else { TOLERANCE };
+    let paddings = [
+        Padding::None,
+        Padding::Left,
+        Padding::Right,
+        Padding::EmptyRow,
+    ];
+    let cases = options
+        .inputs
+        .cases(converted.inputs(), bounds, &LENGTHS, &[1, 3], &paddings)?;
+    let mut skipped = Vec::new();
+    let mut reports = compare_cases(
+        &plan.at_full_budget(),
+        &mut original,
+        &mut converted,
+        &cases,
+        false,
+        &mut skipped,
+    )?;
+    let outputs = || reports.iter().flat_map(|r| &r.outputs);
+    let worst = outputs().map(|o| o.max_rel).fold(0.0, f64::max);
+    let failed = !identical
+        || worst.is_nan()
+        || worst > tolerance
+        || outputs().any(super::verify::OutputReport::broken);
+    reports.sort_by_key(|r| r.length);
+    Ok(Report {
+        engine: "ort",
+        runtime: runtime.version().to_owned(),
+        library: library.map(|p| p.display().to_string()),
+        verdict: if failed { "failed" } else { "ok" },
+        rebuilt_identical: Some(identical),
+        max_rel: Some(worst),
+        tolerance: Some(tolerance),
+        cases: reports,
+        skipped,
+    })
+}
+
+fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
+    let size = |p: &Path| {
+        std::fs::metadata(p)
+            .map(|m| m.len())
+            .with_context(|| p.display().to_string())
+    };
+    Ok(size(a)? == size(b)? && source::sha256(a)? == source::sha256(b)?)
+}

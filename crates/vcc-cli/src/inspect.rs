@@ -1,0 +1,254 @@
+//! `vcc inspect MODEL`
+
+use crate::exit::{Usage, Verdict};
+use crate::source;
+use anyhow::Result;
+use clap::Args;
+use onnx_model::Graph;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use token_axes::{Analysis, Block, BlockAxes, Dim, Refusal};
+use vcc_passes::pipeline::{Hooks, convert};
+use vcc_passes::{Conversion, Error, Form, Pass, Request};
+
+/// Options of `vcc inspect`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The model
+    model: PathBuf,
+    /// Show how the analysis followed one block, given as STREAM.BLOCK or BLOCK
+    #[arg(long, value_name = "BLOCK")]
+    why: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    opset: i64,
+    streams: Vec<StreamReport>,
+}
+
+#[derive(Serialize)]
+struct StreamReport {
+    primary_output: String,
+    padding_mask: Option<String>,
+    blocks: Vec<BlockReport>,
+}
+
+#[derive(Serialize)]
+struct BlockReport {
+    index: usize,
+    name: String,
+    input: String,
+    output: String,
+    nodes: usize,
+    convertible: bool,
+    refusal: Option<Refusal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    axes: Option<AxesReport>,
+}
+
+#[derive(Serialize)]
+struct AxesReport {
+    stream: &'static str,
+    tokens: String,
+    channels: i64,
+    softmax: String,
+    scores: String,
+    externals: Vec<ExternalReport>,
+}
+
+#[derive(Serialize)]
+struct ExternalReport {
+    value: String,
+    node: String,
+    axes: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<Verdict> {
+    let model = source::open(&options.model)?;
+    let mut after = |_: &Pass, _: &Conversion| {};
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut after,
+        stop_after: Some("blocks"),
+    };
+    let conversion = convert(model, Request::default(), Form::default(), &mut hooks)?;
+    let Some(analysis) = &conversion.analysis else {
+        return Err(Error::NothingToConvert("no analysis".into()).into());
+    };
+    let graph = &conversion.model.graph;
+    if let Some(block) = &options.why {
+        why(graph, analysis, block)?;
+        return Ok(Verdict::Ok);
+    }
+    let report = report(&options.model, conversion.opset(), graph, analysis);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(Verdict::Ok)
+}
+
+fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis) -> Report {
+    let name = |v| graph.value(v).name.clone();
+    let streams = analysis
+        .streams
+        .iter()
+        .map(|stream| StreamReport {
+            primary_output: name(stream.output),
+            padding_mask: token_axes::masks::padding_mask(
+                graph,
+                &analysis.samples,
+                &stream.convertible(),
+            )
+            .map(|m| name(m.input)),
+            blocks: stream
+                .blocks
+                .iter()
+                .enumerate()
+                .map(|(index, block)| BlockReport {
+                    index,
+                    name: block.name.clone(),
+                    input: name(block.input),
+                    output: name(block.output),
+                    nodes: block.core.len(),
+                    convertible: block.axes.is_ok(),
+                    refusal: block.axes.as_ref().err().cloned(),
+                    axes: block
+                        .axes
+                        .as_ref()
+                        .ok()
+                        .map(|axes| axes_report(graph, axes)),
+                })
+                .collect(),
+        })
+        .collect();
+    Report {
+        model: path.display().to_string(),
+        opset,
+        streams,
+    }
+}
+
+fn axes_report(graph: &Graph, axes: &BlockAxes) -> AxesReport {
+    let mut externals: BTreeMap<String, ExternalReport> = BTreeMap::new();
+    for (&node, flow) in &axes.flows {
+        for external in &flow.externals {
+            let value = graph.value(external.value).name.clone();
+            externals
+                .entry(value.clone())
+                .or_insert_with(|| ExternalReport {
+                    value,
+                    node: token_axes::flow::describe(graph.node(node)),
+                    axes: external
+                        .frame
+                        .iter()
+                        .map(|a| {
+                            if a.present {
+                                token_axes::Layout(vec![a.axis.clone()]).to_string()
+                            } else {
+                                "[1]".into()
+                            }
+                        })
+                        .collect::<Vec<_>>()
+                        .join(""),
+                });
+        }
+    }
+    AxesReport {
+        stream: axes.order.as_str(),
+        tokens: tokens(axes.tokens),
+        channels: axes.channels,
+        softmax: token_axes::flow::describe(graph.node(axes.softmax)),
+        scores: axes
+            .layouts
+            .get(&axes.scores)
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        externals: externals.into_values().collect(),
+    }
+}
+
+fn tokens(dim: Dim) -> String {
+    dim.constant()
+        .map_or_else(|| "dynamic".to_owned(), |n| format!("always {n}"))
+}
+
+fn print(report: &Report) {
+    println!(
+        "{}: opset {}, {} residual stream(s) with attention",
+        report.model,
+        report.opset,
+        report.streams.len()
+    );
+    for (number, stream) in report.streams.iter().enumerate() {
+        let convertible = stream.blocks.iter().filter(|b| b.convertible).count();
+        println!(
+            "\nstream {number}, to '{}': {} blocks, {convertible} can be converted",
+            stream.primary_output,
+            stream.blocks.len()
+        );
+        println!(
+            "  padding mask: {}",
+            stream.padding_mask.as_deref().unwrap_or("none found")
+        );
+        for block in &stream.blocks {
+            println!(
+                "  block {} {} ({} nodes)",
+                block.index, block.name, block.nodes
+            );
+            println!("    from '{}' to '{}'", block.input, block.output);
+            if let Some(refusal) = &block.refusal {
+                println!("    refused: {refusal}");
+            }
+            if let Some(axes) = &block.axes {
+                println!(
+                    "    stream {}, {} channels, tokens {}",
+                    axes.stream, axes.channels, axes.tokens
+                );
+                println!("    attention {} over {}", axes.softmax, axes.scores);
+                for external in &axes.externals {
+                    println!(
+                        "    external '{}' {} at {}",
+                        external.value, external.axes, external.node
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Prints the nodes of a block with the layouts of their outputs, up to where it was refused.
+fn why(graph: &Graph, analysis: &Analysis, which: &str) -> Result<()> {
+    let (stream, number) = which.split_once('.').unwrap_or(("0", which));
+    let block: Option<&Block> = match (stream.parse::<usize>(), number.parse::<usize>()) {
+        (Ok(s), Ok(b)) => analysis.streams.get(s).and_then(|s| s.blocks.get(b)),
+        _ => None,
+    };
+    let block = block.ok_or_else(|| {
+        Usage(format!("There is no block '{which}'; `vcc inspect MODEL` lists them (STREAM.BLOCK, both from 0)."))
+    })?;
+    println!("block {which} {}", block.name);
+    println!("the stream enters as '{}'", graph.value(block.input).name);
+    match &block.axes {
+        Ok(axes) => {
+            for line in token_axes::block::trail(graph, &axes.layouts, &block.core) {
+                println!("  {line}");
+            }
+            println!("can be converted");
+        }
+        Err(refusal) => {
+            for line in &refusal.trail {
+                println!("  {line}");
+            }
+            println!("refused: {refusal}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What a conversion did, for people and for scripts.
+
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+use token_axes::Block;
+use vcc_passes::Conversion;
+use vcc_passes::plan::{BlockMode, Capacity, EncoderPlan};
+
+#[derive(Serialize)]
+pub(crate) struct Report {
+    source: String,
+    output: String,
+    form: &'static str,
+    encoders: Vec<Encoder>,
+}
+
+#[derive(Serialize)]
+struct Encoder {
+    vip: String,
+    vip_capacity: String,
+    ladder: String,
+    refine: String,
+    reselect_every: usize,
+    mask_input: Option<String>,
+    blocks: Vec<BlockReport>,
+}
+
+#[derive(Serialize)]
+struct BlockReport {
+    index: usize,
+    name: String,
+    mode: String,
+    refusal: Option<token_axes::Refusal>,
+}
+
+/// The streams that are encoders of the plan, with their plans.
+fn encoders(conversion: &Conversion) -> Vec<(&EncoderPlan, &[Block])> {
+    let streams = conversion
+        .analysis
+        .iter()
+        .flat_map(|a| &a.streams)
+        .filter(|s| !s.convertible().is_empty());
+    conversion
+        .plan
+        .encoders
+        .iter()
+        .zip(streams.map(|s| &s.blocks[..]))
+        .collect()
+}
+
+pub(crate) fn conversion(conversion: &Conversion, source: &Path, output: &Path) -> Report {
+    let encoders = encoders(conversion)
+        .into_iter()
+        .map(|(plan, blocks)| Encoder {
+            vip: plan.vip.to_string(),
+            vip_capacity: plan.vip_capacity.to_string(),
+            ladder: plan.ladder.to_string(),
+            refine: plan.refine.to_string(),
+            reselect_every: plan.reselect_every,
+            mask_input: (!plan.mask_input.is_empty()).then(|| plan.mask_input.clone()),
+            blocks: blocks
+                .iter()
+                .zip(&plan.blocks)
+                .enumerate()
+                .map(|(index, (block, mode))| BlockReport {
+                    index,
+                    name: block.name.clone(),
+                    mode: mode.to_string(),
+                    refusal: block.axes.as_ref().err().cloned(),
+                })
+                .collect(),
+        })
+        .collect();
+    Report {
+        source: source.display().to_string(),
+        output: output.display().to_string(),
+        form: conversion.form.as_str(),
+        encoders,
+    }
+}
+
+/// Rows of a plan at a length with `vips` VIP tokens: `v + sum of what each level leaves + refined tokens`.
+pub(crate) fn rows(plan: &EncoderPlan, tokens: i64, vips: i64) -> i64 {
+    let capacity = match plan.vip_capacity {
+        Capacity::Auto => vips,
+        Capacity::Fixed(n) => n,
+    };
+    let v = capacity.clamp(1, tokens.max(1));
+    let sizes = &plan.ladder.0;
+    let coarsest = sizes.first().copied().unwrap_or(1).max(1);
+    let mut candidates = ((tokens - v + coarsest - 1) / coarsest).max(1);
+    let mut rows = v;
+    for (pair, refine) in sizes.windows(2).zip(&plan.refine.0) {
+        let budget = refine.budget();
+        let refined = if budget < 0 {
+            (candidates * -budget + 99) / 100
+        } else {
+            budget.min(candidates)
+        };
+        rows += candidates - refined;
+        candidates = refined * (pair[0] / pair[1]);
+    }
+    rows + candidates
+}
+
+/// A few lines for the terminal.
+pub(crate) fn summary(conversion: &Conversion) -> String {
+    let mut out = String::new();
+    for (index, (plan, blocks)) in encoders(conversion).into_iter().enumerate() {
+        let count = |m: fn(&BlockMode) -> bool| plan.blocks.iter().filter(|b| m(b)).count();
+        let _ = writeln!(
+            out,
+            "encoder {index}: {} blocks: {} vcc, {} local, {} as they were",
+            blocks.len(),
+            count(|m| *m == BlockMode::Vcc),
+            count(|m| matches!(m, BlockMode::Local(_))),
+            count(|m| *m == BlockMode::Full)
+        );
+        for (number, block) in blocks.iter().enumerate() {
+            if let Err(refusal) = &block.axes {
+                let _ = writeln!(out, "  block {number} {}: {refusal}", block.name);
+            }
+        }
+        let mask = if plan.mask_input.is_empty() {
+            "none found, all tokens count as valid (--mask-input names one)".to_owned()
+        } else {
+            plan.mask_input.clone()
+        };
+        let _ = writeln!(out, "  padding mask: {mask}");
+        let sizes: Vec<String> = [512, 4096, 16384]
+            .iter()
+            .map(|&n| format!("{} of {n}", rows(plan, n, 1)))
+            .collect();
+        let _ = writeln!(
+            out,
+            "  vip {} (capacity {}), ladder {}, refine {}: rows {}",
+            plan.vip,
+            plan.vip_capacity,
+            plan.ladder,
+            plan.refine,
+            sizes.join(", ")
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vcc_passes::plan::Plan;
+
+    fn plan(capacity: &str, ladder: &str, refine: &str) -> EncoderPlan {
+        let text = format!(
+            "[[encoder]]\nvip = \"first:1\"\nvip_capacity = \"{capacity}\"\nladder = \"{ladder}\"\nrefine = \"{refine}\"\nblocks = [\"vcc\"]\n"
+        );
+        Plan::from_toml(&text).unwrap().encoders.remove(0)
+    }
+
+    #[test]
+    fn rows_of_the_published_settings() {
+        // r of the authors' configurations.
+        assert_eq!(rows(&plan("256", "16,1", "80"), 4096, 0), 1696);
+        assert_eq!(rows(&plan("48", "16,1", "90"), 16384, 0), 2419);
+        assert_eq!(rows(&plan("64", "64,1", "30"), 65536, 0), 2977);
+        // r = v + h*k + nb - h, with nb = ceil(4095 / 16) = 256
+        assert_eq!(rows(&plan("1", "16,1", "51"), 4096, 0), 1022);
+        assert!(rows(&plan("1", "16,1", "51"), 800, 0) >= 800);
+        assert_eq!(rows(&plan("1", "16,1", "all"), 100, 0), 1 + 7 * 16);
+        assert_eq!(
+            rows(&plan("auto", "8,4,1", "2,1"), 33, 1),
+            1 + (4 - 2) + (4 - 1) + 4
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! Model files as the subcommands open and write them, and what a converted file records of its making.
+
+use anyhow::{Context, Result};
+use onnx_model::Model;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use vcc_passes::clean_up::{FORM, PLAN};
+use vcc_passes::pipeline::{Hooks, convert};
+use vcc_passes::plan::Plan;
+use vcc_passes::{Conversion, Form, Request};
+
+use crate::exit::Usage;
+
+/// Metadata key of the original's sha256.
+pub(crate) const SOURCE: &str = "vcc.source_sha256";
+
+/// Opens a model; errors name the file.
+pub(crate) fn open(path: &Path) -> Result<Model> {
+    Model::open(path).with_context(|| path.display().to_string())
+}
+
+/// The sha256 of a file (of the .onnx file alone, not of its external data).
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    const CHUNK: usize = 1 << 20;
+    let name = || path.display().to_string();
+    let mut file = File::open(path).with_context(name)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = file.read(&mut buffer).with_context(name)?;
+        let Some(chunk) = buffer.get(..read).filter(|c| !c.is_empty()) else {
+            break;
+        };
+        hash.update(chunk);
+    }
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Converts without hooks and records the source.
+pub(crate) fn rebuild(
+    original: &Path,
+    sha256: &str,
+    plan: &Plan,
+    form: Form,
+) -> Result<Conversion> {
+    let mut after = |_: &vcc_passes::Pass, _: &Conversion| {};
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut after,
+        stop_after: None,
+    };
+    let mut conversion = convert(
+        open(original)?,
+        Request::Plan(plan.clone()),
+        form,
+        &mut hooks,
+    )?;
+    conversion.model.set_metadata(SOURCE, sha256);
+    Ok(conversion)
+}
+
+/// The plan and the form that a converted file records.
+pub(crate) fn recorded(converted: &Model, path: &Path) -> Result<(Plan, Form)> {
+    let none = || {
+        Usage(format!(
+            "{} has no record of a conversion; it was not written by vcc-convert.",
+            path.display()
+        ))
+    };
+    let plan = Plan::from_toml(converted.metadata(PLAN).ok_or_else(none)?)?;
+    let form = converted
+        .metadata(FORM)
+        .and_then(Form::named)
+        .ok_or_else(none)?;
+    Ok((plan, form))
+}
+
+/// `MODEL` with `.vcc.onnx` for its extension.
+pub(crate) fn default_output(model: &Path) -> PathBuf {
+    let stem = model
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_else(|| "model".to_owned());
+    model.with_file_name(format!("{stem}.vcc.onnx"))
+}
+
+/// Writes a converted model. It never takes the original's place, and its external data must lie beside it as before.
+pub(crate) fn save(model: &Model, original: &Path, output: &Path) -> Result<()> {
+    let same = match (original.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => original == output,
+    };
+    if same {
+        return Err(Usage(format!(
+            "The output {} is the input; choose another name with -o.",
+            output.display()
+        ))
+        .into());
+    }
+    let files = model.external_files();
+    if let Some(file) = files.first() {
+        let folder = |p: &Path| {
+            p.parent().map(|d| {
+                if d.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    d
+                }
+                .canonicalize()
+                .ok()
+            })
+        };
+        if folder(original) != folder(output) {
+            return Err(Usage(format!(
+                "The model keeps weights in {} file(s) beside it ({}). Write the converted model into the same directory, so that it finds them.",
+                files.len(),
+                file.display()
+            ))
+            .into());
+        }
+    }
+    model
+        .save(output)
+        .with_context(|| output.display().to_string())
+}
