@@ -1,0 +1,249 @@
+//! What the end-to-end tests share: fixtures, conversions, sessions, random numbers.
+//!
+//! ONNX Runtime (`ORT_DYLIB_PATH`) and the operator library (`VCC_OPS_LIB`) must be there: a test without them fails.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests; each test uses some"
+)]
+
+use std::path::{Path, PathBuf};
+
+use onnx_model::Model;
+use vcc_passes::pipeline::Hooks;
+use vcc_passes::{Conversion, EncoderOptions, Error, Form, Request};
+use vcc_run::{Array, Data, Inputs, Outputs, Runtime, Session, SessionOptions, find_ops_library};
+
+/// The folder of the fixtures.
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+pub(crate) fn runtime() -> Runtime {
+    Runtime::load(None).unwrap_or_else(|e| panic!("these tests need ONNX Runtime: {e}"))
+}
+
+pub(crate) fn library() -> PathBuf {
+    find_ops_library(None).unwrap_or_else(|e| panic!("these tests need the operator library: {e}"))
+}
+
+/// A model of the manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) expect: String,
+    pub(crate) vocab: i64,
+    pub(crate) max_length: Option<usize>,
+    pub(crate) length: Option<usize>,
+    pub(crate) batch: Option<usize>,
+}
+
+/// Every model of the manifest; the originals of the golden cases are not among them.
+pub(crate) fn manifest() -> Vec<Fixture> {
+    let text = std::fs::read_to_string(fixtures().join("manifest.toml")).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    table["model"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| {
+            let number = |key: &str| m.get(key).map(|v| v.as_integer().unwrap());
+            let size = |key: &str| number(key).map(|v| usize::try_from(v).unwrap());
+            Fixture {
+                name: m["name"].as_str().unwrap().to_owned(),
+                path: fixtures().join(m["file"].as_str().unwrap()),
+                expect: m["expect"].as_str().unwrap().to_owned(),
+                vocab: number("vocab").unwrap_or(100),
+                max_length: size("max_length"),
+                length: size("length"),
+                batch: size("batch"),
+            }
+        })
+        .collect()
+}
+
+/// The model of that name, or the original of the golden case of that name.
+pub(crate) fn fixture(name: &str) -> Fixture {
+    manifest()
+        .into_iter()
+        .find(|f| f.name == name)
+        .unwrap_or_else(|| {
+            let path = fixtures().join(format!("golden/{name}.onnx"));
+            assert!(path.is_file(), "{name} is not a fixture");
+            Fixture {
+                name: name.to_owned(),
+                path,
+                expect: "convert".to_owned(),
+                vocab: 100,
+                max_length: Some(288),
+                length: None,
+                batch: None,
+            }
+        })
+}
+
+/// The options `key=value` of the command line, separated by blanks.
+pub(crate) fn options(text: &str) -> EncoderOptions {
+    let mut o = EncoderOptions::default();
+    for option in text.split_whitespace() {
+        let (key, value) = option.split_once('=').unwrap();
+        match key {
+            "vip" => o.vip = Some(value.parse().unwrap()),
+            "vip-capacity" => o.vip_capacity = Some(value.parse().unwrap()),
+            "ladder" => o.ladder = Some(value.parse().unwrap()),
+            "refine" => o.refine = Some(value.parse().unwrap()),
+            "blocks" => o.blocks = Some(value.parse().unwrap()),
+            "reselect-every" => o.reselect_every = Some(value.parse().unwrap()),
+            "mask-input" => o.mask_input = Some(value.to_owned()),
+            _ => panic!("unknown option {key}"),
+        }
+    }
+    o
+}
+
+/// Converts with the verifier after each pass.
+pub(crate) fn try_convert(path: &Path, text: &str, form: Form) -> Result<Conversion, Error> {
+    let mut hooks = Hooks {
+        verify_each: true,
+        after: &mut |_, _| {},
+        stop_after: None,
+    };
+    let request = Request::Options(options(text), Default::default());
+    vcc_passes::convert(Model::open(path).unwrap(), request, form, &mut hooks)
+}
+
+/// The bytes of the converted model.
+pub(crate) fn convert(path: &Path, text: &str, form: Form) -> Vec<u8> {
+    match try_convert(path, text, form) {
+        Ok(c) => c.model.to_vec().unwrap(),
+        Err(e) => panic!("{} with {text}: {e}", path.display()),
+    }
+}
+
+/// With which implementation of the operators a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// The kernels of the operator library.
+    Library,
+    /// The function bodies (or none needed).
+    Bodies,
+}
+
+pub(crate) fn open(name: &str, bytes: &[u8], engine: Engine) -> Session {
+    open_with(name, bytes, engine, 1)
+}
+
+pub(crate) fn open_with(name: &str, bytes: &[u8], engine: Engine, threads: usize) -> Session {
+    let options = SessionOptions {
+        threads,
+        ops_library: (engine == Engine::Library).then(library),
+        ..Default::default()
+    };
+    Session::from_bytes(&runtime(), name, bytes, &options)
+        .unwrap_or_else(|e| panic!("{name}, {engine:?}: {e}"))
+}
+
+pub(crate) fn run(session: &mut Session, inputs: &Inputs) -> Outputs {
+    session
+        .run(inputs)
+        .unwrap_or_else(|e| panic!("{}: {e}", session.model()))
+}
+
+pub(crate) fn i64s(array: &Array) -> &[i64] {
+    match array.data() {
+        Data::I64(v) => v,
+        other => panic!("not int64 but {}", other.element_type()),
+    }
+}
+
+pub(crate) fn f32s(array: &Array) -> &[f32] {
+    match array.data() {
+        Data::F32(v) => v,
+        other => panic!("not float32 but {}", other.element_type()),
+    }
+}
+
+/// max|a-b| / max|a| over the elements that are finite in both; infinite where one alone is not finite, or differently so.
+pub(crate) fn relative(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let (mut difference, mut largest) = (0.0f64, 0.0f64);
+    for (&x, &y) in a.iter().zip(b) {
+        if x.is_finite() && y.is_finite() {
+            difference = difference.max((x - y).abs());
+            largest = largest.max(x.abs());
+        } else if x != y && !(x.is_nan() && y.is_nan()) {
+            return f64::INFINITY;
+        }
+    }
+    if difference == 0.0 {
+        0.0
+    } else {
+        difference / largest
+    }
+}
+
+/// The same file with more graph outputs: values of that name, tensors of that ONNX data type.
+///
+/// Repeated occurrences of a message field are merged by every protobuf reader, so a second `graph` that holds only outputs
+/// adds them to the first.
+pub(crate) fn with_outputs(model: &[u8], outputs: &[(&str, i32)]) -> Vec<u8> {
+    let mut graph = Vec::new();
+    for (name, dtype) in outputs {
+        let tensor = [varint(1 << 3), varint(*dtype as usize)].concat();
+        let info = [
+            message(1, name.as_bytes()),
+            message(2, &message(1, &tensor)),
+        ]
+        .concat();
+        graph.extend(message(12, &info));
+    }
+    [model.to_vec(), message(7, &graph)].concat()
+}
+
+fn message(field: usize, bytes: &[u8]) -> Vec<u8> {
+    [varint(field << 3 | 2), varint(bytes.len()), bytes.to_vec()].concat()
+}
+
+fn varint(mut value: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
+/// Pseudo-random numbers (SplitMix64), the same on every machine.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub(crate) fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+
+    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+
+    /// Uniform in `-1..1`.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+}
