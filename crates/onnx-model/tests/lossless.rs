@@ -276,6 +276,15 @@ fn saving_over_the_file_is_atomic_and_leaves_nothing_behind() {
     let bytes = model.to_vec().unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    #[cfg(unix)]
+    {
+        // Readable by others as far as the user's mask allows, as any new file.
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let plain = dir.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        assert_eq!(mode(&path), mode(&plain));
+    }
     let error = model
         .save(&dir.path().join("no/such/place.onnx"))
         .unwrap_err();
