@@ -21,12 +21,9 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let rows = layout.current(&state, shown, &layout.locate(shown));
     let row_token = item_token.gather_elements(listed, 1);
 
+    // A slot counts at most 1, so its bias is 0 without asking what it is.
     let weight = body.float_attribute("count_weight");
-    let bias_of_segment = count.max(1).float().log() * weight;
-    let bias = layout
-        .locate(listed)
-        .is_segment
-        .select(bias_of_segment, 0.0);
+    let bias = count.max(1).float().log() * weight;
     let row_bias = is_empty.select(f32::NEG_INFINITY, bias);
     vec![rows.to_dtype(), row_token, row_bias]
 }

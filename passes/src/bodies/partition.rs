@@ -19,7 +19,7 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let capacity = body.int_attribute_up_to("capacity", n);
     let most_vips = vips.reduce_max(&[0, 1]).squeeze(&[0]);
     let wanted = capacity.equal(0).select(most_vips, capacity);
-    let v = wanted.max(1).min(n).named("v");
+    let v = wanted.max(1).named("v");
     let roots = ((n - v + (ladder[0] - 1)) / ladder[0])
         .max(1)
         .named("roots_count");
