@@ -157,3 +157,84 @@ pub fn function(op: Operator, params: &BodyParams) -> Function {
     };
     body.finish(op, &outputs)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use onnx_model::AttrValue;
+
+    use super::*;
+
+    fn all_bodies() -> impl Iterator<Item = (Operator, BodyParams)> {
+        let ladders = [vec![16, 1], vec![8, 4, 1], vec![64, 16, 4, 1]];
+        let params = ladders.into_iter().flat_map(|ladder| {
+            (MIN_OPSET..=25).map(move |opset| BodyParams {
+                opset,
+                ladder: ladder.clone(),
+            })
+        });
+        params.flat_map(|params| Operator::ALL.map(|op| (op, params.clone())))
+    }
+
+    /// Names are defined once and before use, every node serves an output, only declared attributes are referred to.
+    #[test]
+    fn bodies_are_well_formed() {
+        for (op, params) in all_bodies() {
+            let function = function(op, &params);
+            let mut known: BTreeSet<&str> = function.inputs.iter().map(String::as_str).collect();
+            let mut unused = BTreeSet::new();
+            for node in &function.nodes {
+                for input in &node.inputs {
+                    assert!(
+                        known.contains(input.as_str()),
+                        "{op:?} {params:?}: {input} of {}",
+                        node.name
+                    );
+                    unused.remove(input.as_str());
+                }
+                for output in &node.outputs {
+                    assert!(known.insert(output), "{op:?} {params:?}: {output} twice");
+                }
+                // A node's last output is the one in use (TopK).
+                unused.extend(node.outputs.last().map(String::as_str));
+                for (_, value) in &node.attributes {
+                    if let AttrValue::Ref { name, .. } = value {
+                        assert!(
+                            op.attributes().contains(&name.as_str()),
+                            "{op:?}: attribute {name}"
+                        );
+                    }
+                }
+            }
+            assert_eq!(function.outputs, op.outputs());
+            assert!(
+                unused.iter().all(|name| op.outputs().contains(name)),
+                "{op:?} {params:?}: {unused:?}"
+            );
+        }
+    }
+
+    /// Everything that differs between nodes must reach the body: a body that bakes it in would be wrong for the others.
+    #[test]
+    fn bodies_read_their_nodes_attributes() {
+        for (op, params) in all_bodies() {
+            let function = function(op, &params);
+            let attributes = function.nodes.iter().flat_map(|node| &node.attributes);
+            let referred: BTreeSet<&str> = attributes
+                .filter_map(|(_, value)| match value {
+                    AttrValue::Ref { name, .. } => Some(name.as_str()),
+                    _ => None,
+                })
+                .collect();
+            let fixed = ["ladder", "dim_prefix"];
+            let expected: BTreeSet<&str> = op
+                .attributes()
+                .iter()
+                .copied()
+                .filter(|name| !fixed.contains(name))
+                .collect();
+            assert_eq!(referred, expected, "{op:?} {params:?}");
+        }
+    }
+}
