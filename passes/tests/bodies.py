@@ -79,7 +79,7 @@ SIGNATURES = {
         "value:T:B,P,d scale:T:B,N,d offset:T:B,N,d",
     ),
     "VccSelect": (
-        "scores:T:B,H,v,C candidates:int64:B,C item_count:int64:B,P vote:bool:B,v budget:int64:one",
+        "scores:T:B,H,v,C candidates:int64:B,C item_count:int64:B,P vote:bool:B,v budget:int64:1",
         "children:int64:B,chosen rest:int64:B,left",
     ),
     "VccCompress": (
@@ -99,8 +99,11 @@ def bare_model(op, opset, ladder, dtype, form, attrs):
     types = {"bool": TensorProto.BOOL, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "T": dtype}
     sides = []
     for signature in SIGNATURES[op]:
-        parts = [part.split(":") for part in signature.split()]
-        sides.append([helper.make_tensor_value_info(name, types[kind], dims.split(",")) for name, kind, dims in parts])
+        side = []
+        for name, kind, dims in (part.split(":") for part in signature.split()):
+            dims = [int(dim) if dim.isdigit() else dim for dim in dims.split(",")]
+            side.append(helper.make_tensor_value_info(name, types[kind], dims))
+        sides.append(side)
     attrs = dict(attrs, ladder=ladder, dim_prefix="node")
     if op not in ("VccPartition", "VccSelect"):
         attrs["dtype"] = dtype

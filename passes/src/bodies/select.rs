@@ -18,15 +18,23 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
         .min(total)
         .named("chosen_count");
 
+    // The last score that is good enough, and of those that have just this one the first few. At least one is asked for (not
+    // every engine has a TopK of none), which changes nothing: with a budget of 0 none of its equals is taken.
+    let best = score.top(chosen_count.max(1).min(total), 1);
+    let last = best.slice(1, -1, i64::MAX).named("last_score");
+    let better = score.greater(last);
+    let equal = score.equal(last);
+    let wanted = chosen_count - better.int().sum(&[1]);
+    let among_first = equal.int().cumsum(1).less(wanted + 1);
+    let is_chosen = better.or(equal.and(among_first)).named("is_chosen");
+
     // The chosen ones first, then the others, both in the order of the candidates.
-    let unchosen = body.full_int(&[layout.batch, total], 0);
-    let best = score.top(chosen_count, 1).named("best_candidates");
-    let ones = body.full_int(&[layout.batch, chosen_count], 1);
-    let chosen = unchosen.scatter_elements(best, ones, 1).named("is_chosen");
+    let chosen = is_chosen.int();
     let place_of_chosen = chosen.cumsum(1);
     let place_of_other = chosen_count + (body.int(1) - chosen).cumsum(1);
-    let place = chosen.greater(0).select(place_of_chosen, place_of_other) - 1;
-    let ordered = unchosen
+    let place = is_chosen.select(place_of_chosen, place_of_other) - 1;
+    let ordered = body
+        .full_int(&[layout.batch, total], 0)
         .scatter_elements(place, candidates, 1)
         .named("ordered");
     let refined = ordered.slice(1, 0, chosen_count);

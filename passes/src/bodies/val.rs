@@ -198,14 +198,14 @@ impl<'b> Val<'b> {
         self.op("CumSum", &[self.body.int_scalar(axis)])
     }
 
-    /// Positions of the `count` largest elements along `axis`, best first, the lower position first among equals.
-    /// (The operator's definition says so of ties; it says nothing of NaN, which must not occur.)
+    /// The `count` largest elements along `axis`, the largest first. There must be no NaN, of which the operator's definition
+    /// says nothing; nor is it asked for positions, in which engines differ where elements are equal.
     pub(super) fn top(self, count: Val<'b>, axis: i64) -> Val<'b> {
-        let (best, positions) = (self.body.value("best"), self.body.value("positions"));
+        let (largest, positions) = (self.body.value("largest"), self.body.value("positions"));
         let attributes = vec![("axis", AttrValue::Int(axis))];
         self.body
-            .node("TopK", &[self, count], &[best, positions], attributes);
-        positions
+            .node("TopK", &[self, count], &[largest, positions], attributes);
+        largest
     }
 
     /// Elements `start .. end` along `axis`.
