@@ -203,7 +203,8 @@ pub(crate) fn with_outputs(model: &[u8], outputs: &[(&str, i32)]) -> Vec<u8> {
     [model.to_vec(), message(7, &graph)].concat()
 }
 
-fn message(field: usize, bytes: &[u8]) -> Vec<u8> {
+/// A protobuf field that holds bytes or a message.
+pub(crate) fn message(field: usize, bytes: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(bytes.len()), bytes.to_vec()].concat()
 }
 
