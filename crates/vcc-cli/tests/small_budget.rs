@@ -1,0 +1,379 @@
+//! Compressed results: whoever runs the operators they are the same, and they depend on nothing that they should not depend on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Engine, Fixture, Rng, convert, fixture, i64s, open, relative, run, with_outputs};
+use onnx_model::{DataType, Model, Node};
+use vcc_core::reference::{Rows, Tree, select};
+use vcc_passes::Form;
+use vcc_run::{Array, Inputs, Outputs, Padding, RandomOptions, Session, random_inputs};
+
+const N: usize = 90;
+
+fn inputs(session: &Session, model: &Fixture, seed: u64, padding: Padding) -> Inputs {
+    let options = RandomOptions {
+        seed,
+        batch: 3,
+        length: N,
+        ids: (2, model.vocab),
+        padding,
+        ..Default::default()
+    };
+    random_inputs(session.inputs(), &options).unwrap()
+}
+
+/// The largest relative error of all outputs; `keep` tells which tokens `[B, n]` count in outputs that have a row per token.
+fn error(a: &Outputs, b: &Outputs, keep: &[bool]) -> f64 {
+    let kept = |array: &Array| -> Vec<f64> {
+        let all = array.data().to_f64s();
+        let width = all.len() / keep.len();
+        let rows = all.chunks(width).zip(keep).filter(|(_, keep)| **keep);
+        rows.flat_map(|(row, _)| row.to_vec()).collect()
+    };
+    let errors = a.iter().map(|(name, x)| {
+        let y = b.get(name).unwrap();
+        assert_eq!(x.shape(), y.shape());
+        if x.shape().len() == 3 {
+            relative(&kept(x), &kept(y))
+        } else {
+            relative(&x.data().to_f64s(), &y.data().to_f64s())
+        }
+    });
+    errors.fold(0.0, f64::max)
+}
+
+fn all(outputs: &Outputs) -> Vec<bool> {
+    let shape = outputs.iter().next().unwrap().1.shape();
+    vec![true; shape[0] * shape[1]]
+}
+
+/// A level that refines nothing leaves none to the level below.
+// Not yet: this passes as soon as it is mended, and then the attribute goes.
+#[test]
+#[should_panic(expected = "Reshape")]
+fn a_level_may_refine_nothing() {
+    let model = fixture("bert__ts17_sdpa");
+    let results = ["ladder=8,4,1 refine=0,2", "ladder=8,1 refine=0"].map(|options| {
+        let bytes = convert(&model.path, options, Form::Functions);
+        let mut session = open(&model.name, &bytes, Engine::Library);
+        let inputs = inputs(&session, &model, 0, Padding::Right);
+        run(&mut session, &inputs)
+    });
+    assert!(error(&results[0], &results[1], &all(&results[0])) < 1e-5);
+}
+
+/// How clear the least clear selection of a run is: the relative gap between the last segment that is refined and the first that is not.
+fn smallest_gap(name: &str, model: &[u8], inputs: &Inputs) -> f64 {
+    let parsed = Model::from_bytes(model.to_vec().into(), None).unwrap();
+    let graph = &parsed.graph;
+    let selects: Vec<&Node> = graph
+        .node_ids()
+        .map(|id| graph.node(id))
+        .filter(|n| n.op_type == "VccSelect")
+        .collect();
+    let value = |node: &Node, i: usize| graph.value(node.inputs[i].unwrap()).name.clone();
+    let types = [
+        DataType::Float,
+        DataType::Int64,
+        DataType::Int64,
+        DataType::Bool,
+    ]
+    .map(|t| t as i32);
+    let mut shown = BTreeMap::new();
+    for node in &selects {
+        shown.extend((0..4).map(|i| (value(node, i), types[i])));
+    }
+    let shown: Vec<(&str, i32)> = shown.iter().map(|(n, t)| (n.as_str(), *t)).collect();
+    let outputs = run(
+        &mut open(name, &with_outputs(model, &shown), Engine::Library),
+        inputs,
+    );
+    let mut smallest = f64::INFINITY;
+    for node in selects {
+        let [scores, candidates, counts, vote] =
+            [0, 1, 2, 3].map(|i| outputs.get(&value(node, i)).unwrap());
+        let &[batch, heads, v, count] = scores.shape() else {
+            panic!("{:?}", scores.shape())
+        };
+        let budget = graph
+            .tensor(node.inputs[4].unwrap())
+            .unwrap()
+            .to_i64s()
+            .unwrap()[0];
+        let h = if budget < 0 {
+            (count * budget.unsigned_abs() as usize).div_ceil(100)
+        } else {
+            count.min(budget as usize)
+        };
+        let sizes: Vec<usize> = node
+            .attr_ints("ladder")
+            .unwrap()
+            .iter()
+            .map(|&s| s as usize)
+            .collect();
+        let items = counts.shape()[1];
+        let tree = Tree::from_items(&sizes, v, items).unwrap();
+        let (scores, vote) = (scores.data().to_f64s(), vote.data().to_f64s());
+        for b in 0..batch {
+            let row =
+                |i: usize, j: usize| scores[((b * heads + i) * v + j) * count..][..count].to_vec();
+            let rows: Vec<Rows> = (0..heads)
+                .map(|i| (0..v).map(|j| row(i, j)).collect())
+                .collect();
+            let vote: Vec<bool> = vote[b * v..][..v].iter().map(|x| *x == 1.0).collect();
+            let chosen = select(
+                &tree,
+                &rows,
+                &i64s(candidates)[b * count..][..count],
+                &i64s(counts)[b * items..][..items],
+                &vote,
+                h,
+            );
+            smallest = smallest.min(chosen.gap);
+        }
+    }
+    smallest
+}
+
+/// Library, bodies and inlined bodies, over ladders, budgets (nothing refined, too) and paddings. A result that differs by more than
+/// rounding is a near-tie of two segments; there may be few of them.
+#[test]
+fn engines_agree() {
+    let (mut runs, mut ties) = (0, 0);
+    for name in [
+        "bert__ts17_sdpa",
+        "t5_encoder__ts17_eager",
+        "modernbert__dyn18_sdpa",
+        "deberta_v3__ts17_eager",
+        "bart_encoder__ts17_sdpa",
+    ] {
+        let model = fixture(name);
+        for options in [
+            "vip=first:3 refine=2",
+            "vip=first:1 ladder=8,4,1 refine=3,2",
+            "vip=input:vip ladder=16,4,2,1 refine=40%,1,50%",
+            "vip=last:2 ladder=8,4,1 refine=1,0",
+            "vip=first:1 ladder=16,1 refine=1 reselect-every=2",
+        ] {
+            let functions = convert(&model.path, options, Form::Functions);
+            let inline = convert(&model.path, options, Form::Inline);
+            let mut library = open(name, &functions, Engine::Library);
+            let mut others = [
+                open(name, &functions, Engine::Bodies),
+                open(name, &inline, Engine::Bodies),
+            ];
+            for (seed, padding) in [
+                Padding::None,
+                Padding::Left,
+                Padding::Right,
+                Padding::EmptyRow,
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let inputs = inputs(&library, &model, seed as u64, padding);
+                let a = run(&mut library, &inputs);
+                for other in &mut others {
+                    runs += 1;
+                    let error = error(&a, &run(other, &inputs), &all(&a));
+                    assert!(error < 1.0, "{name}, {options}, {padding:?}: {error}");
+                    if error > 1e-5 {
+                        let gap = smallest_gap(name, &functions, &inputs);
+                        println!("{name}, {options}, {padding:?}: error {error:e}, gap {gap:e}");
+                        assert!(
+                            gap < 1e-5,
+                            "{name}, {options}, {padding:?}: off by {error:e}, but the gap is {gap:e}"
+                        );
+                        ties += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(20 * ties <= runs, "{ties} of {runs} runs differ");
+}
+
+fn vip_mask(
+    ids: &[i64],
+    types: &[i64],
+    valid: &[i64],
+    is_vip: impl Fn(usize, &[i64], &[i64], &[i64]) -> bool,
+) -> Array {
+    let rows = ids.chunks(N).zip(types.chunks(N)).zip(valid.chunks(N));
+    let mask = rows.flat_map(|((ids, types), valid)| {
+        (0..N)
+            .map(|t| is_vip(t, ids, types, valid))
+            .collect::<Vec<_>>()
+    });
+    Array::new([3, N], mask.collect::<Vec<_>>()).unwrap()
+}
+
+/// Every way to name VIP tokens gives what the same tokens give as an input.
+#[test]
+fn vip_specifications_are_their_masks() {
+    type Rule = fn(usize, &[i64], &[i64], &[i64]) -> bool;
+    let specifications: [(&str, Rule); 7] = [
+        ("first:5", |t, _, _, valid| {
+            valid[..=t].iter().sum::<i64>() <= 5
+        }),
+        ("last:5", |t, _, _, valid| {
+            valid[t..].iter().sum::<i64>() <= 5
+        }),
+        ("token-type:1", |t, _, types, _| types[t] == 1),
+        ("tokens:7,50,99", |t, ids, _, _| {
+            [7, 50, 99].contains(&ids[t])
+        }),
+        ("through-token:7", |t, ids, _, valid| {
+            (0..N)
+                .find(|&i| ids[i] == 7 && valid[i] == 1)
+                .is_some_and(|first| t <= first)
+        }),
+        ("through-token:1", |_, _, _, _| false),
+        ("first:2+tokens:9", |t, ids, _, valid| {
+            ids[t] == 9 || valid[..=t].iter().sum::<i64>() <= 2
+        }),
+    ];
+    let model = fixture("bert__ts17_sdpa");
+    let common = "vip-capacity=12 refine=1";
+    let as_input = convert(
+        &model.path,
+        &format!("vip=input:vip {common}"),
+        Form::Functions,
+    );
+    let mut as_input = open(&model.name, &as_input, Engine::Library);
+    let none = Array::new([3, N], vec![false; 3 * N]).unwrap();
+    for (specification, rule) in specifications {
+        let bytes = convert(
+            &model.path,
+            &format!("vip={specification} {common}"),
+            Form::Functions,
+        );
+        let mut session = open(&model.name, &bytes, Engine::Library);
+        for (seed, padding) in [
+            Padding::None,
+            Padding::Left,
+            Padding::Right,
+            Padding::EmptyRow,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut inputs = inputs(&session, &model, seed as u64, padding);
+            let got = run(&mut session, &inputs);
+            let [ids, types, valid] = ["input_ids", "token_type_ids", "attention_mask"]
+                .map(|n| i64s(inputs.get(n).unwrap()));
+            let mask = vip_mask(ids, types, valid, rule);
+            inputs.insert("vip", mask);
+            let expected = run(&mut as_input, &inputs);
+            assert!(
+                expected == got,
+                "{specification}, {padding:?}: {:e}",
+                error(&expected, &got, &all(&got))
+            );
+            // The tokens matter.
+            if !specification.ends_with(":1") || specification == "token-type:1" {
+                inputs.insert("vip", none.clone());
+                assert!(
+                    run(&mut as_input, &inputs) != got,
+                    "{specification}, {padding:?}"
+                );
+            }
+        }
+    }
+}
+
+/// What stands in padding shows in no row of a valid token; neither do the other rows of the batch, given a fixed capacity.
+#[test]
+fn padding_and_neighbours_do_not_show() {
+    for (name, options) in [
+        ("bert__ts17_sdpa", "vip=first:2 refine=2"),
+        ("roberta_vcc", "vip=first:3 ladder=8,4,1 refine=4,3"),
+        ("t5_encoder__ts17_eager", "vip=last:2 refine=2"),
+        ("modernbert__ts17_sdpa", "vip=first:1 refine=1"),
+        ("bart_encoder__ts17_sdpa", "vip=first:1 refine=1"),
+    ] {
+        let model = fixture(name);
+        let bytes = convert(&model.path, options, Form::Functions);
+        for engine in [Engine::Library, Engine::Bodies] {
+            let mut session = open(name, &bytes, engine);
+            for padding in [Padding::Left, Padding::Right, Padding::Ragged] {
+                let before = inputs(&session, &model, 1, padding);
+                let valid: Vec<bool> = i64s(before.get("attention_mask").unwrap())
+                    .iter()
+                    .map(|m| *m == 1)
+                    .collect();
+                let expected = run(&mut session, &before);
+
+                let mut rng = Rng(5);
+                let mut changed = before.clone();
+                for name in ["input_ids", "token_type_ids"] {
+                    if let Some(array) = before.get(name) {
+                        let most = if name == "input_ids" {
+                            model.vocab as usize
+                        } else {
+                            2
+                        };
+                        let other = i64s(array)
+                            .iter()
+                            .zip(&valid)
+                            .map(|(&id, valid)| if *valid { id } else { rng.below(most) as i64 });
+                        changed
+                            .insert(name, Array::new([3, N], other.collect::<Vec<_>>()).unwrap());
+                    }
+                }
+                assert!(changed != before);
+                // Pooled outputs read a token that may be padding.
+                let rows = |o: Outputs| -> Outputs {
+                    o.iter()
+                        .filter(|(_, a)| a.shape().len() == 3)
+                        .map(|(n, a)| (n.to_owned(), a.clone()))
+                        .collect()
+                };
+                let expected = rows(expected);
+                let got = rows(run(&mut session, &changed));
+                let e = error(&expected, &got, &valid);
+                assert!(
+                    e <= 1e-5,
+                    "{name}, {engine:?}, {padding:?}: padding shows, {e:e}"
+                );
+
+                // The second row alone.
+                let alone: Inputs = before
+                    .iter()
+                    .map(|(n, a)| {
+                        (
+                            n.to_owned(),
+                            Array::new([1, N], i64s(a)[N..2 * N].to_vec()).unwrap(),
+                        )
+                    })
+                    .collect();
+                let got = rows(run(&mut session, &alone));
+                let second: Outputs = expected
+                    .iter()
+                    .map(|(n, a)| {
+                        let all = common::f32s(a);
+                        let size = all.len() / 3;
+                        let shape = [1, N, a.shape()[2]];
+                        (
+                            n.to_owned(),
+                            Array::new(shape, all[size..2 * size].to_vec()).unwrap(),
+                        )
+                    })
+                    .collect();
+                let e = error(&second, &got, &valid[N..2 * N]);
+                assert!(
+                    e <= 1e-5,
+                    "{name}, {engine:?}, {padding:?}: neighbours show, {e:e}"
+                );
+            }
+        }
+    }
+}
