@@ -1,5 +1,6 @@
 //! What the passes hand to each other.
 
+use crate::canonical::TakenApart;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
 use onnx_model::{DataType, Model, NodeId, ValueId};
@@ -40,6 +41,10 @@ pub struct Conversion {
     pub(crate) shape_readers: Vec<ShapeReader>,
     /// Selections that still have uniform scores.
     pub(crate) selections: Vec<Selection>,
+    /// Fused attentions that primitive operators stand for.
+    pub(crate) taken_apart: Vec<TakenApart>,
+    /// The count bias of each rewritten block as it is added before its softmax, with its data type.
+    pub(crate) biases: BTreeMap<NodeId, (ValueId, DataType)>,
 }
 
 impl Conversion {
@@ -54,6 +59,8 @@ impl Conversion {
             sites: Vec::new(),
             shape_readers: Vec::new(),
             selections: Vec::new(),
+            taken_apart: Vec::new(),
+            biases: BTreeMap::new(),
         }
     }
 

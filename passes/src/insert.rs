@@ -462,6 +462,14 @@ pub(crate) fn rewire(
         .copied()
         .flatten()
         .ok_or("the softmax has no input")?;
+    c.biases.insert(axes.softmax, (bias, scores_type));
+    for fused in c.taken_apart.iter_mut().filter(|f| f.softmax == axes.softmax) {
+        for slot in &mut fused.inputs {
+            if *slot == Some(block.input) {
+                *slot = Some(stream);
+            }
+        }
+    }
     let biased = e.op("Add", &[scores, bias], &[]);
     e.graph.set_input(axes.softmax, 0, Some(biased));
     let (producer, output) = e

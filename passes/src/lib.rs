@@ -20,6 +20,7 @@ mod local;
 mod operators;
 mod partition;
 mod planning;
+mod restore;
 mod select;
 mod shapes;
 mod vip;

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::planning::Request;
 use crate::{
     blocks, canonical, clean_up, externals, functions, insert, operators, partition, planning,
-    select, shapes,
+    restore, select, shapes,
 };
 use onnx_model::Model;
 
@@ -27,7 +27,7 @@ pub const PASSES: &[Pass] = &[
     },
     Pass {
         name: "canonical",
-        about: "take fused operators apart where a block needs it",
+        about: "take fused attentions and residual norms apart",
         run: canonical::run,
     },
     Pass {
@@ -64,6 +64,11 @@ pub const PASSES: &[Pass] = &[
         name: "select",
         about: "score the segments with the block's own queries and keys",
         run: select::run,
+    },
+    Pass {
+        name: "restore",
+        about: "put fused attentions back, with the count bias in their bias input",
+        run: restore::run,
     },
     Pass {
         name: "operators",

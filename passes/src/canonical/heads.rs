@@ -1,0 +1,86 @@
+//! What all fused attentions have in common: queries, keys and values per head, a scale, masks.
+
+use super::{Mask, TakenApart, put_aside};
+use crate::emit::{Emit, Size};
+use onnx_model::{AttrValue, DataType, Node, NodeId, ValueId};
+
+/// The operands of an attention, `[B, heads, n, head size]` each.
+pub(super) struct Heads {
+    pub(super) query: ValueId,
+    pub(super) key: ValueId,
+    pub(super) value: ValueId,
+    pub(super) scale: f64,
+}
+
+/// A mask of an attention.
+pub(super) enum MaskValue {
+    Added(ValueId),
+    Condition(ValueId),
+}
+
+/// How the fused node is put back.
+pub(super) struct Restore {
+    pub(super) bias_input: usize,
+    pub(super) mask_inputs: Vec<usize>,
+}
+
+/// `[B, n, heads * size]` to `[B, heads, n, size]`.
+pub(super) fn split(e: &mut Emit<'_>, value: ValueId, heads: i64, size: i64) -> ValueId {
+    let split = e.reshape(value, &[Size::Const(0), Size::Const(0), Size::Const(heads), Size::Const(size)]);
+    e.transpose(split, &[0, 2, 1, 3])
+}
+
+/// `[B, heads, n, size]` to `[B, n, heads * size]`.
+fn join(e: &mut Emit<'_>, value: ValueId, channels: i64) -> ValueId {
+    let joined = e.transpose(value, &[0, 2, 1, 3]);
+    e.reshape(joined, &[Size::Const(0), Size::Const(0), Size::Const(channels)])
+}
+
+/// Emits products and softmax and puts the fused node aside. `channels`: the output is `[B, n, channels]`, not per head.
+pub(super) fn attend(
+    e: &mut Emit<'_>,
+    dtype: DataType,
+    (id, node): (NodeId, &Node),
+    heads: &Heads,
+    masks: &[MaskValue],
+    channels: Option<i64>,
+    restore: Restore,
+) -> Option<TakenApart> {
+    let output = node.outputs.first().copied().flatten()?;
+    let scale = e.float(dtype, heads.scale);
+    let query = e.op("Mul", &[heads.query, scale], &[]);
+    let key = e.transpose(heads.key, &[0, 1, 3, 2]);
+    let mut scores = e.op("MatMul", &[query, key], &[]);
+    let mut nodes = Vec::new();
+    for mask in masks {
+        scores = match mask {
+            MaskValue::Added(mask) => e.op("Add", &[scores, *mask], &[]),
+            MaskValue::Condition(condition) => {
+                let blocked = e.float(dtype, f64::NEG_INFINITY);
+                e.op("Where", &[*condition, scores, blocked], &[])
+            }
+        };
+        let (node, _) = e.graph.value(scores).producer()?;
+        nodes.push(match mask {
+            MaskValue::Added(_) => Mask::Added(node),
+            MaskValue::Condition(_) => Mask::Condition(node),
+        });
+    }
+    let weights = e.op("Softmax", &[scores], &[("axis", AttrValue::Int(-1))]);
+    let (softmax, _) = e.graph.value(weights).producer()?;
+    let mut result = e.op("MatMul", &[weights, heads.value], &[]);
+    if let Some(channels) = channels {
+        result = join(e, result, channels);
+    }
+    let inputs = node.inputs.clone();
+    put_aside(e.graph, id, output, result)?;
+    Some(TakenApart {
+        fused: id,
+        inputs,
+        softmax,
+        masks: nodes,
+        output,
+        bias_input: restore.bias_input,
+        mask_inputs: restore.mask_inputs,
+    })
+}

@@ -1,0 +1,73 @@
+//! Pass `restore`: fused attentions that pass `canonical` took apart are put back.
+//!
+//! In a block that was left alone the node comes back as it was. In a rewritten block it reads the rows' queries, keys and
+//! values, and one additive bias holds its masks at the rows' tokens and the count bias. It is spread over the query axis, since
+//! ONNX Runtime's ai.onnx Attention does not broadcast it there.
+
+use crate::canonical::{Mask, TakenApart};
+use crate::conversion::Conversion;
+use crate::emit::{Emit, Size};
+use crate::error::Error;
+use onnx_model::{DataType, ValueId};
+
+pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    let opset = c.opset();
+    for fused in std::mem::take(&mut c.taken_apart) {
+        let bias = c.biases.get(&fused.softmax).copied();
+        let mut e = Emit::new(&mut c.model.graph, opset, "vcc/fused");
+        let bias = bias.map(|(bias, dtype)| total_bias(&mut e, &fused, bias, dtype));
+        put_back(&mut e, &fused, bias);
+    }
+    Ok(())
+}
+
+/// The masks at the rows' tokens and the count bias, `[.., queries, keys]`.
+fn total_bias(e: &mut Emit<'_>, fused: &TakenApart, bias: ValueId, dtype: DataType) -> ValueId {
+    let rows = e.dim(bias, 3);
+    let mut total = bias;
+    for mask in &fused.masks {
+        total = match mask {
+            Mask::Added(node) => match e.graph.node(*node).inputs.get(1).copied().flatten() {
+                Some(mask) => e.op("Add", &[mask, total], &[]),
+                None => total,
+            },
+            Mask::Condition(node) => match e.graph.node(*node).inputs.first().copied().flatten() {
+                Some(condition) => {
+                    let blocked = e.float(dtype, f64::NEG_INFINITY);
+                    e.op("Where", &[condition, total, blocked], &[])
+                }
+                None => total,
+            },
+        };
+    }
+    let shape = e.target(&[Size::Const(1), Size::Const(1), Size::Value(rows), Size::Const(1)]);
+    e.op("Expand", &[total, shape], &[])
+}
+
+fn put_back(e: &mut Emit<'_>, fused: &TakenApart, bias: Option<ValueId>) {
+    let mut inputs = fused.inputs.clone();
+    if let Some(bias) = bias {
+        for &mask in &fused.mask_inputs {
+            if let Some(slot) = inputs.get_mut(mask) {
+                *slot = None;
+            }
+        }
+        if inputs.len() <= fused.bias_input {
+            inputs.resize(fused.bias_input + 1, None);
+        }
+        inputs[fused.bias_input] = Some(bias);
+    }
+    for (i, value) in inputs.into_iter().enumerate() {
+        e.graph.set_input(fused.fused, i, value);
+    }
+    // The primitive operators compute what the block's result is now called; it may have been renamed by the rewrite.
+    let Some((producer, index)) = result(e, fused) else { return };
+    let output = e.graph.node(producer).outputs.get(index).copied().flatten();
+    let aside = e.graph.new_value("aside");
+    e.graph.set_output(producer, index, Some(aside));
+    e.graph.set_output(fused.fused, 0, output);
+}
+
+fn result(e: &Emit<'_>, fused: &TakenApart) -> Option<(onnx_model::NodeId, usize)> {
+    e.graph.value(fused.output).producer()
+}
