@@ -10,7 +10,7 @@ use crate::conversion::{
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::local;
-use crate::plan::BlockMode;
+use crate::plan::{BlockMode, Refine};
 use onnx_model::{AttrValue, DataType, Graph, NodeId, Tensor, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -270,10 +270,17 @@ fn compressed(
     };
     let mut e = Emit::new(&mut c.model.graph, opset, prefix.clone());
     // Level by level: each selects among the children of what the level above refined.
+    // A level that refines nothing is the last.
     let mut candidates = p.roots;
     let mut items = Vec::new();
     let mut selects = Vec::new();
-    for (level, refine) in encoder.plan.refine.0.iter().enumerate() {
+    let refining = encoder
+        .plan
+        .refine
+        .0
+        .iter()
+        .take_while(|r| **r != Refine::Count(0));
+    for (level, refine) in refining.enumerate() {
         let budget = e.ints(&[refine.budget()]);
         let out = e.vcc(
             "VccSelect",
@@ -463,7 +470,11 @@ pub(crate) fn rewire(
         .flatten()
         .ok_or("the softmax has no input")?;
     c.biases.insert(axes.softmax, (bias, scores_type));
-    for fused in c.taken_apart.iter_mut().filter(|f| f.softmax == axes.softmax) {
+    for fused in c
+        .taken_apart
+        .iter_mut()
+        .filter(|f| f.softmax == axes.softmax)
+    {
         for slot in &mut fused.inputs {
             if *slot == Some(block.input) {
                 *slot = Some(stream);

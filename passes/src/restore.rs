@@ -40,7 +40,12 @@ fn total_bias(e: &mut Emit<'_>, fused: &TakenApart, bias: ValueId, dtype: DataTy
             },
         };
     }
-    let shape = e.target(&[Size::Const(1), Size::Const(1), Size::Value(rows), Size::Const(1)]);
+    let shape = e.target(&[
+        Size::Const(1),
+        Size::Const(1),
+        Size::Value(rows),
+        Size::Const(1),
+    ]);
     e.op("Expand", &[total, shape], &[])
 }
 
@@ -61,7 +66,9 @@ fn put_back(e: &mut Emit<'_>, fused: &TakenApart, bias: Option<ValueId>) {
         e.graph.set_input(fused.fused, i, value);
     }
     // The primitive operators compute what the block's result is now called; it may have been renamed by the rewrite.
-    let Some((producer, index)) = result(e, fused) else { return };
+    let Some((producer, index)) = result(e, fused) else {
+        return;
+    };
     let output = e.graph.node(producer).outputs.get(index).copied().flatten();
     let aside = e.graph.new_value("aside");
     e.graph.set_output(producer, index, Some(aside));

@@ -6,7 +6,7 @@
 //! ends where the next begins.
 
 use crate::block::{self, BlockAxes};
-use crate::dim::Samples;
+use crate::dim::{Dim, Samples};
 use crate::flow::describe;
 use crate::masks;
 use crate::reach::{Reach, reads_shape_only};
@@ -294,9 +294,17 @@ fn split(
         };
         let core: Vec<NodeId> = segments[start..end].concat();
         let (input, output) = (chain[start], chain[end]);
+        let own = core
+            .iter()
+            .copied()
+            .filter(|n| softmaxes.contains(n))
+            .collect();
+        let windowed = windowed_attention(graph, samples, &own, &softmaxes);
         let axes = check_block(
             graph, samples, opset, reach, &core, input, output, &softmaxes, primary,
         );
+        // Windows are the reason behind whatever the analysis stumbled over first.
+        let axes = axes.map_err(|refusal| windowed.unwrap_or(refusal));
         blocks.push(Block {
             input,
             output,
@@ -306,6 +314,42 @@ fn split(
         });
     }
     blocks
+}
+
+/// A softmax over a number of keys that is neither the number of its queries nor the length of any input: each query sees a
+/// window of the tokens.
+fn windowed_attention(
+    graph: &Graph,
+    samples: &Samples,
+    own: &BTreeSet<NodeId>,
+    all: &BTreeSet<NodeId>,
+) -> Option<Refusal> {
+    let shape = |id: NodeId| samples.shape(graph.node(id).outputs.first().copied().flatten()?);
+    // A softmax of unknown shape is judged by its like.
+    let like = if own.iter().any(|&id| shape(id).is_none()) {
+        all
+    } else {
+        own
+    };
+    let lengths: BTreeSet<Dim> = graph
+        .inputs()
+        .iter()
+        .filter_map(|&v| samples.shape(v))
+        .flatten()
+        .collect();
+    like.iter().find_map(|&id| {
+        let node = graph.node(id);
+        let shape = shape(id)?;
+        let (keys, others) = shape.split_last()?;
+        if others.contains(keys) || lengths.contains(keys) {
+            return None;
+        }
+        Some(Refusal::new(
+            Code::BlockLocal,
+            describe(node),
+            format!("Its queries {others:?} attend to {keys:?} keys each, not to all tokens."),
+        ))
+    })
 }
 
 /// Where a lone block ends: after the feed-forward segment, and after the norm behind it if there was one behind the attention.

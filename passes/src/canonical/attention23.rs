@@ -8,7 +8,12 @@ use token_axes::Samples;
 
 const MASK: usize = 3;
 
-pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: &Node) -> Option<TakenApart> {
+pub(super) fn take_apart(
+    e: &mut Emit<'_>,
+    samples: &Samples,
+    id: NodeId,
+    node: &Node,
+) -> Option<TakenApart> {
     let flag = |name: &str| node.attr_int(name).unwrap_or(0);
     let softcap = node.attr_float("softcap").unwrap_or(0.0);
     let more_inputs = (MASK + 1..node.inputs.len()).any(|i| input(node, i).is_some());
@@ -38,13 +43,31 @@ pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: 
         }
         _ => return None,
     };
-    let scale = node.attr_float("scale").map_or_else(|| 1.0 / (head_size as f64).sqrt(), f64::from);
+    let scale = node
+        .attr_float("scale")
+        .map_or_else(|| 1.0 / (head_size as f64).sqrt(), f64::from);
     let [query, key, value] = operands;
     let masks: Vec<MaskValue> = match input(node, MASK) {
         None => Vec::new(),
         Some(mask) if samples.dtype(mask)? == DataType::Bool => vec![MaskValue::Condition(mask)],
         Some(mask) => vec![MaskValue::Added(mask)],
     };
-    let restore = Restore { bias_input: MASK, mask_inputs: vec![MASK] };
-    heads::attend(e, dtype, (id, node), &Heads { query, key, value, scale }, &masks, channels, restore)
+    let restore = Restore {
+        bias_input: MASK,
+        mask_inputs: vec![MASK],
+    };
+    heads::attend(
+        e,
+        dtype,
+        (id, node),
+        &Heads {
+            query,
+            key,
+            value,
+            scale,
+        },
+        &masks,
+        channels,
+        restore,
+    )
 }

@@ -26,14 +26,25 @@ pub(super) struct Restore {
 
 /// `[B, n, heads * size]` to `[B, heads, n, size]`.
 pub(super) fn split(e: &mut Emit<'_>, value: ValueId, heads: i64, size: i64) -> ValueId {
-    let split = e.reshape(value, &[Size::Const(0), Size::Const(0), Size::Const(heads), Size::Const(size)]);
+    let split = e.reshape(
+        value,
+        &[
+            Size::Const(0),
+            Size::Const(0),
+            Size::Const(heads),
+            Size::Const(size),
+        ],
+    );
     e.transpose(split, &[0, 2, 1, 3])
 }
 
 /// `[B, heads, n, size]` to `[B, n, heads * size]`.
 fn join(e: &mut Emit<'_>, value: ValueId, channels: i64) -> ValueId {
     let joined = e.transpose(value, &[0, 2, 1, 3]);
-    e.reshape(joined, &[Size::Const(0), Size::Const(0), Size::Const(channels)])
+    e.reshape(
+        joined,
+        &[Size::Const(0), Size::Const(0), Size::Const(channels)],
+    )
 }
 
 /// Emits products and softmax and puts the fused node aside. `channels`: the output is `[B, n, channels]`, not per head.

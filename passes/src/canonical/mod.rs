@@ -46,8 +46,12 @@ pub(crate) enum Mask {
 }
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
-    let wanted: Vec<NodeId> =
-        c.model.graph.node_ids().filter(|&id| is_fused(c.model.graph.node(id))).collect();
+    let wanted: Vec<NodeId> = c
+        .model
+        .graph
+        .node_ids()
+        .filter(|&id| is_fused(c.model.graph.node(id)))
+        .collect();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -58,9 +62,15 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         let node = c.model.graph.node(id).clone();
         let mut e = Emit::new(&mut c.model.graph, opset, name(&node));
         match (node.domain.as_str(), node.op_type.as_str()) {
-            ("", _) => c.taken_apart.extend(attention23::take_apart(&mut e, &samples, id, &node)),
-            (_, "MultiHeadAttention") => c.taken_apart.extend(multi_head::take_apart(&mut e, &samples, id, &node)),
-            (_, "Attention") => c.taken_apart.extend(packed::take_apart(&mut e, &samples, id, &node)),
+            ("", _) => c
+                .taken_apart
+                .extend(attention23::take_apart(&mut e, &samples, id, &node)),
+            (_, "MultiHeadAttention") => c
+                .taken_apart
+                .extend(multi_head::take_apart(&mut e, &samples, id, &node)),
+            (_, "Attention") => c
+                .taken_apart
+                .extend(packed::take_apart(&mut e, &samples, id, &node)),
             _ => skip_norm::take_apart(&mut e, &samples, id, &node),
         }
     }
@@ -78,7 +88,11 @@ fn is_fused(node: &Node) -> bool {
 }
 
 fn name(node: &Node) -> String {
-    if node.name.is_empty() { node.op_type.to_lowercase() } else { node.name.clone() }
+    if node.name.is_empty() {
+        node.op_type.to_lowercase()
+    } else {
+        node.name.clone()
+    }
 }
 
 /// Input `index` of a node.

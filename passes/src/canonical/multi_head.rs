@@ -13,10 +13,19 @@ const ATTENTION_BIAS: usize = 5;
 /// The operator's default for what a masked score gets.
 const MASK_FILTER: f32 = -10000.0;
 
-pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: &Node) -> Option<TakenApart> {
+pub(super) fn take_apart(
+    e: &mut Emit<'_>,
+    samples: &Samples,
+    id: NodeId,
+    node: &Node,
+) -> Option<TakenApart> {
     let count = node.attr_int("num_heads")?;
     let more_inputs = (ATTENTION_BIAS + 1..node.inputs.len()).any(|i| input(node, i).is_some());
-    if count <= 0 || node.attr_int("unidirectional").unwrap_or(0) != 0 || more_inputs || !one_output(node) {
+    if count <= 0
+        || node.attr_int("unidirectional").unwrap_or(0) != 0
+        || more_inputs
+        || !one_output(node)
+    {
         return None;
     }
     // Packed projections have no key and value inputs.
@@ -45,11 +54,29 @@ pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: 
     let mut masks = Vec::new();
     if let Some(mask) = input(node, KEY_PADDING) {
         let filter = node.attr_float("mask_filter_value").unwrap_or(MASK_FILTER);
-        masks.push(MaskValue::Added(key_padding(e, samples, mask, dtype, filter)?));
+        masks.push(MaskValue::Added(key_padding(
+            e, samples, mask, dtype, filter,
+        )?));
     }
     masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
-    let restore = Restore { bias_input: ATTENTION_BIAS, mask_inputs: vec![KEY_PADDING, ATTENTION_BIAS] };
-    heads::attend(e, dtype, (id, node), &Heads { query, key, value, scale }, &masks, Some(channels[2]), restore)
+    let restore = Restore {
+        bias_input: ATTENTION_BIAS,
+        mask_inputs: vec![KEY_PADDING, ATTENTION_BIAS],
+    };
+    heads::attend(
+        e,
+        dtype,
+        (id, node),
+        &Heads {
+            query,
+            key,
+            value,
+            scale,
+        },
+        &masks,
+        Some(channels[2]),
+        restore,
+    )
 }
 
 /// Channels `from..from + len` of a vector.
@@ -97,7 +124,8 @@ pub(super) fn mask_index(
     let index = e.cast(index, DataType::Int64);
     let position = e.range(tokens);
     let position = e.unsqueeze(position, &[0]);
-    let column = |e: &mut Emit<'_>, value: ValueId| e.reshape(value, &[Size::Const(-1), Size::Const(1)]);
+    let column =
+        |e: &mut Emit<'_>, value: ValueId| e.reshape(value, &[Size::Const(-1), Size::Const(1)]);
     let valid = if has_starts {
         let (zero, most) = (e.ints(&[0]), e.ints(&[i64::MAX]));
         let ends = e.slice(index, zero, batch, 0);

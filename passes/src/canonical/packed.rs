@@ -15,10 +15,19 @@ const ATTENTION_BIAS: usize = 5;
 /// The operator's default for what a masked score gets.
 const MASK_FILTER: f32 = -10000.0;
 
-pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: &Node) -> Option<TakenApart> {
+pub(super) fn take_apart(
+    e: &mut Emit<'_>,
+    samples: &Samples,
+    id: NodeId,
+    node: &Node,
+) -> Option<TakenApart> {
     let count = node.attr_int("num_heads")?;
-    let caches = [PAST, ATTENTION_BIAS + 1].iter().any(|&i| input(node, i).is_some());
-    let flags = ["unidirectional", "do_rotary"].iter().any(|f| node.attr_int(f).unwrap_or(0) != 0);
+    let caches = [PAST, ATTENTION_BIAS + 1]
+        .iter()
+        .any(|&i| input(node, i).is_some());
+    let flags = ["unidirectional", "do_rotary"]
+        .iter()
+        .any(|f| node.attr_int(f).unwrap_or(0) != 0);
     if count <= 0 || caches || flags || !one_output(node) {
         return None;
     }
@@ -62,6 +71,22 @@ pub(super) fn take_apart(e: &mut Emit<'_>, samples: &Samples, id: NodeId, node: 
         }));
     }
     masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
-    let restore = Restore { bias_input: ATTENTION_BIAS, mask_inputs: vec![MASK, ATTENTION_BIAS] };
-    heads::attend(e, dtype, (id, node), &Heads { query, key, value, scale }, &masks, Some(sizes[2]), restore)
+    let restore = Restore {
+        bias_input: ATTENTION_BIAS,
+        mask_inputs: vec![MASK, ATTENTION_BIAS],
+    };
+    heads::attend(
+        e,
+        dtype,
+        (id, node),
+        &Heads {
+            query,
+            key,
+            value,
+            scale,
+        },
+        &masks,
+        Some(sizes[2]),
+        restore,
+    )
 }
