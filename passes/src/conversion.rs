@@ -3,7 +3,7 @@
 use crate::canonical::TakenApart;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
-use onnx_model::{DataType, Model, NodeId, ValueId};
+use onnx_model::{DataType, Dimension, Model, NodeId, ValueId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use token_axes::site::{Instance, Side};
@@ -127,6 +127,9 @@ pub(crate) struct Binding {
     pub(crate) model_batch: ValueId,
     pub(crate) tokens: ValueId,
     pub(crate) sides: BTreeMap<Side, SideRows>,
+    /// What ONNX Runtime knows the batch and the number of rows by: its fusions need to see that shapes agree.
+    pub(crate) batch_dim: Dimension,
+    pub(crate) rows_dim: Dimension,
 }
 
 /// A rewritten block.

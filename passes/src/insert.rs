@@ -11,13 +11,13 @@ use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::local;
 use crate::plan::{BlockMode, Refine};
-use onnx_model::{AttrValue, DataType, Graph, NodeId, Tensor, ValueId};
+use onnx_model::{AttrValue, DataType, Dimension, Graph, NodeId, Tensor, ValueId, ValueInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use token_axes::layout::{has_batch, has_tokens};
 use token_axes::reach::Reach;
 use token_axes::site::{self, Input, Instance, Side, Sides};
-use token_axes::{Analysis, Block, BlockAxes, Layout, StreamOrder};
+use token_axes::{Analysis, Axis, Block, BlockAxes, Layout, Role, StreamOrder};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = c.analysis.take() else {
@@ -309,6 +309,8 @@ fn compressed(
         model_batch: encoder.batch,
         tokens: encoder.tokens,
         sides: BTreeMap::from([(Side::Rows, side)]),
+        batch_dim: declared_batch(e.graph, group[0].input, order, &encoder.prefix),
+        rows_dim: Dimension::Param(format!("{prefix}/r")),
     };
     let mut stream = to_stream(&mut e, order, rows);
     let (instances, scores) = selection_instances(&c.model.graph, &group[0])
@@ -437,7 +439,9 @@ pub(crate) fn rewire(
             continue;
         }
         note_shape_readers(graph, &mut c.shape_readers, value, layout, encoder);
-        graph.set_info(value, None);
+        let known = axes.layouts.contains_key(&value);
+        let info = known.then(|| rows_info(analysis, value, layout, binding));
+        graph.set_info(value, info);
     }
     for instance in &instances {
         for (i, input) in instance.inputs.iter().enumerate() {
@@ -491,12 +495,58 @@ pub(crate) fn rewire(
     let name = e.name("y");
     let y = e.graph.new_value(&name);
     e.graph.set_output(producer, output, Some(y));
+    let info = rows_info(analysis, block.output, &layout, binding);
+    e.graph.set_info(y, Some(info.clone()));
+    e.graph.set_info(stream, Some(info));
+    let info = rows_info(analysis, axes.scores, &scores_layout, binding);
+    e.graph.set_info(biased, Some(info));
     c.sites.push(Rewritten {
         prefix: prefix.to_owned(),
         binding: binding.clone(),
         instances,
     });
     Ok(y)
+}
+
+/// The shape of a value of the block at its rows.
+fn rows_info(analysis: &Analysis, value: ValueId, layout: &Layout, binding: &Binding) -> ValueInfo {
+    let dims = layout.0.iter().map(|axis| match axis[..] {
+        [] => Dimension::Value(1),
+        [factor] => match factor.role {
+            Role::Batch => binding.batch_dim.clone(),
+            Role::Token | Role::Attended => binding.rows_dim.clone(),
+            Role::Feature => factor
+                .size
+                .constant()
+                .map_or(Dimension::Unknown, Dimension::Value),
+        },
+        _ => layout_constant(axis).map_or(Dimension::Unknown, Dimension::Value),
+    });
+    ValueInfo {
+        dtype: analysis.samples.dtype(value),
+        dims: Some(dims.collect()),
+    }
+}
+
+fn layout_constant(axis: &Axis) -> Option<i64> {
+    let varies = has_tokens(axis) || has_batch(axis);
+    token_axes::layout::axis_size(axis)
+        .constant()
+        .filter(|_| !varies)
+}
+
+/// The batch dimension of the stream as the model declares it.
+pub(crate) fn declared_batch(
+    graph: &Graph,
+    stream: ValueId,
+    order: StreamOrder,
+    prefix: &str,
+) -> Dimension {
+    let declared = graph.value(stream).info().and_then(|i| i.dims.clone());
+    match declared.as_ref().and_then(|d| d.get(order.positions()[0])) {
+        Some(known @ (Dimension::Value(_) | Dimension::Param(_))) => known.clone(),
+        _ => Dimension::Param(format!("{prefix}/batch")),
+    }
 }
 
 /// Registers Shape and Size nodes that read a value whose rows change.
@@ -545,7 +595,7 @@ fn arrange_bias(
             expanded.push(Size::Const(1));
         } else if Some(i) == batch_axis {
             for factor in axis {
-                let is_batch = factor.role == token_axes::Role::Batch;
+                let is_batch = factor.role == Role::Batch;
                 atoms.push(match is_batch {
                     true if i == 0 && atoms.is_empty() => Size::Const(0),
                     true => Size::Value(batch),
@@ -576,7 +626,7 @@ fn arrange_bias(
             let parts: Vec<Size> = axis
                 .iter()
                 .map(|f| match f.role {
-                    token_axes::Role::Batch => Size::Value(batch),
+                    Role::Batch => Size::Value(batch),
                     _ => Size::Const(f.size.constant().unwrap_or(1)),
                 })
                 .collect();

@@ -8,7 +8,7 @@ use crate::conversion::{Binding, Conversion, Encoder, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::insert::{rewire, to_rows, to_stream};
-use onnx_model::{AttrValue, DataType, ValueId};
+use onnx_model::{AttrValue, DataType, Dimension, ValueId};
 use std::collections::BTreeMap;
 use token_axes::site::Side;
 use token_axes::{Analysis, Block, BlockAxes};
@@ -72,6 +72,8 @@ pub(crate) fn rewrite(
         model_batch: batch,
         tokens,
         sides: BTreeMap::from([(Side::Rows, side)]),
+        batch_dim: Dimension::Param(format!("{prefix}/windows")),
+        rows_dim: Dimension::Param(format!("{prefix}/window")),
     };
     let y = rewire(
         c, analysis, index, block, axes, &prefix, &binding, stream, bias,

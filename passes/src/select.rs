@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::externals::Gathered;
 use crate::insert::{compress, to_stream};
 use crate::shapes;
-use onnx_model::{DataType, NodeId, ValueId};
+use onnx_model::{DataType, Dimension, NodeId, ValueId};
 use std::collections::BTreeMap;
 use token_axes::layout::{has_batch, has_tokens};
 use token_axes::site::{Input, Instance, Side};
@@ -70,6 +70,8 @@ fn score(
         model_batch: encoder.batch,
         tokens: encoder.tokens,
         sides,
+        batch_dim: Dimension::Unknown,
+        rows_dim: Dimension::Unknown,
     };
     let scores = clone_scores(&mut e, &s.instances, s.scores, &binding, &streams)?;
     let layout = axes.layouts.get(&axes.scores).cloned().unwrap_or_default();
