@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::paths::{release, root, target};
 use crate::setup;
-use crate::steps::{json, run, step};
+use crate::steps::{capture, json, run, step};
 use crate::test::{cargo, with_runtime};
 
 /// What `vcc verify --json` prints, as far as the demonstration reads it.
@@ -65,8 +65,8 @@ struct Study<'a> {
     converted: PathBuf,
     /// Segments refined.
     refine: usize,
-    /// Options of `vcc verify --exact`, one list for each run.
-    exact: &'a [&'a [&'a str]],
+    /// Inputs of the exactness check in words, and as options of `vcc verify --exact`; one entry for each run.
+    exact: &'a [(&'a str, &'a [&'a str])],
     /// Options that give the inputs of comparing and measuring.
     inputs: &'a [&'a str],
     /// Trained weights: only then the outputs at this budget say something about quality.
@@ -109,8 +109,10 @@ pub(crate) fn all() -> Result<()> {
             original: &minilm,
             converted: folder.join(format!("minilm-{refine}.vcc.onnx")),
             refine,
-            // Random tokens at several lengths, batches and paddings, then the text.
-            exact: &[&[], &["--inputs", text]],
+            exact: &[
+                ("random tokens, several lengths, batches and paddings", &[]),
+                ("text", &["--inputs", text]),
+            ],
             inputs: &["--inputs", text],
             trained: true,
         })?);
@@ -120,7 +122,10 @@ pub(crate) fn all() -> Result<()> {
         original: &roberta,
         converted: folder.join("roberta.vcc.onnx"),
         refine: 51,
-        exact: &[&["--lengths", "700,4096", "--batch", "1"]],
+        exact: &[(
+            "700 and 4096 tokens, four paddings, some minutes",
+            &["--lengths", "700,4096", "--batch", "1"],
+        )],
         inputs: &["--lengths", "1024,2048,4096"],
         trained: false,
     })?);
@@ -177,12 +182,12 @@ fn study(study: &Study) -> Result<Vec<Line>> {
     convert.args(["--vip", "first:1", "--ladder", "16,1"]);
     convert.args(["--refine", &study.refine.to_string()]);
     step(&format!("converting: {what}"), || {
-        run(with_runtime(&mut convert)?)
+        capture(with_runtime(&mut convert)?)
     })?;
 
     let mut error = 0_f64;
-    for options in study.exact {
-        let title = format!("verifying exactness at full budget: {what}");
+    for (inputs, options) in study.exact {
+        let title = format!("verifying exactness at full budget: {what}; {inputs}");
         let exact: Verification = step(&title, || {
             vcc(study, &[&["verify", "--exact", "--json"], options])
         })?;

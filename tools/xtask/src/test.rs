@@ -1,36 +1,52 @@
-//! `cargo xtask test`: all tests, those in Python included.
+//! `cargo xtask test`: all tests, those in Python included. The last line on stdout is `N passed, N failed`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use crate::paths::{release, root};
+use crate::paths::{release, root, target};
 use crate::setup;
 use crate::steps::{run, step};
 
-/// Provisions what the tests need and runs all of them.
+/// How many tests passed and failed. A script counts as one test.
+#[derive(Default, PartialEq, Debug)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+/// Provisions what the tests need and runs all of them, also after a failure.
 pub(crate) fn all() -> Result<()> {
     setup::tools()?;
     setup::hosts()?;
     step("building the operator library", || {
         run(cargo().args(["build", "--release", "-p", "vcc-ops"]))
     })?;
-    step("cargo test --workspace", || {
-        run(with_runtime(cargo().args(["test", "--workspace"]))?)
-    })?;
+    let mut tally = Tally::default();
+    step("cargo test --workspace", || rust(&mut tally))?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         step(&format!("the operator library in {host}"), || {
-            script("crates/vcc-ops/tests/host.py", host)
+            script(&mut tally, host, &["crates/vcc-ops/tests/host.py"])
         })?;
     }
-    step("the function bodies against the operator library", || {
-        script("passes/tests/bodies.py", "py")
-    })
+    // cargo test builds the examples too.
+    let generator = target().join("debug/examples/body_models");
+    step("the function bodies against their specification", || {
+        let generator = generator
+            .to_str()
+            .context("the target's path is not UTF-8")?;
+        let options = ["passes/tests/bodies.py", "--generator", generator];
+        script(&mut tally, "py", &options)
+    })?;
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    ensure!(tally.failed == 0, "there are failures");
+    Ok(())
 }
 
 /// The operator library that release builds make.
-pub(crate) fn library() -> PathBuf {
+fn library() -> PathBuf {
     release("libvcc_ops.so")
 }
 
@@ -48,10 +64,88 @@ pub(crate) fn with_runtime(command: &mut Command) -> Result<&mut Command> {
         .env("VCC_PYTHON", setup::python("py")))
 }
 
-fn script(path: &str, environment: &str) -> Result<()> {
-    run(with_runtime(
-        Command::new(setup::python(environment))
-            .arg(root().join(Path::new(path)))
-            .current_dir(root()),
-    )?)
+/// `cargo test` of everything; its output is passed through and counted.
+fn rust(tally: &mut Tally) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    let mut child = with_runtime(&mut command)?
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let output = child.stdout.take().context("cargo has no stdout")?;
+    let before = tally.failed;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.count(&line);
+    }
+    let status = child.wait()?;
+    // Without a failed test the tests were not built, or one ended its process.
+    ensure!(
+        status.success() || tally.failed > before,
+        "cargo test failed with {status}"
+    );
+    Ok(())
+}
+
+impl Tally {
+    /// Adds a line like `test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s`.
+    fn count(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs a Python test in an environment that setup made.
+fn script(tally: &mut Tally, environment: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(setup::python(environment));
+    command.args(arguments).current_dir(root());
+    let status = with_runtime(&mut command)?
+        .status()
+        .with_context(|| format!("cannot start Python of {environment}"))?;
+    if status.success() {
+        tally.passed += 1;
+    } else {
+        tally.failed += 1;
+        eprintln!(
+            "FAILED ({status}): {} in {environment}",
+            arguments.join(" ")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn the_results_of_cargo_test_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test a ... ok",
+            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s",
+            "test result: FAILED. 10 passed; 2 failed; 3 ignored; 0 measured; 0 filtered out; finished in 9.51s",
+        ] {
+            tally.count(line);
+        }
+        let expected = Tally {
+            passed: 14,
+            failed: 2,
+        };
+        assert_eq!(tally, expected);
+    }
 }
