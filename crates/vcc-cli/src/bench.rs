@@ -10,10 +10,12 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use vcc_run::{
-    MemoryJob, Optimization, Padding, RunError, Runtime, Session, peak_memory, time_interleaved,
+    MemoryJob, Optimization, Padding, RunError, Runtime, Session, SessionOptions, count_operators,
+    peak_memory, time_interleaved,
 };
 
 /// Options of `vcc bench`.
@@ -42,6 +44,15 @@ struct Report {
     cases: Vec<CaseReport>,
     /// The first measured length at which the converted model is faster.
     faster_from: Option<usize>,
+    /// Operators that ONNX Runtime fused, in the original and the converted model; none if it could not write them.
+    fused: Vec<Fused>,
+}
+
+#[derive(Serialize)]
+struct Fused {
+    operator: String,
+    original: usize,
+    converted: usize,
 }
 
 #[derive(Serialize)]
@@ -139,6 +150,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let fused = fused(options, &runtime, library.clone()).unwrap_or_default();
     let faster = |c: &&CaseReport| {
         c.original
             .as_ref()
@@ -149,6 +161,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         library: library.map(|p| p.display().to_string()),
         faster_from: reports.iter().filter(faster).map(|c| c.length).min(),
         cases: reports,
+        fused,
     };
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -156,6 +169,34 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         print(&report);
     }
     Ok(Verdict::Ok)
+}
+
+/// Counts ONNX Runtime's own fused operators in both models as it optimises them.
+fn fused(options: &Options, runtime: &Runtime, library: Option<PathBuf>) -> Result<Vec<Fused>> {
+    let count = |model: &Path, library: Option<PathBuf>| -> Result<BTreeMap<String, usize>> {
+        let file = tempfile::Builder::new().suffix(".onnx").tempfile()?;
+        let session = SessionOptions {
+            optimized_model: Some(file.path().to_owned()),
+            ..options.runtime.session(library)
+        };
+        Session::open(runtime, model, &session)?;
+        let graph = source::open(file.path())?.graph;
+        let nodes = graph.node_ids().map(|id| graph.node(id));
+        let fused = nodes.filter(|n| n.domain.starts_with("com.microsoft"));
+        Ok(count_operators(fused.map(|n| n.op_type.clone())))
+    };
+    let a = count(&options.original, None)?;
+    let b = count(&options.converted, library)?;
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let of = |counts: &BTreeMap<String, usize>, name: &str| counts.get(name).copied().unwrap_or(0);
+    Ok(names
+        .into_iter()
+        .map(|name| Fused {
+            operator: name.clone(),
+            original: of(&a, name),
+            converted: of(&b, name),
+        })
+        .collect())
 }
 
 fn memory(
@@ -220,6 +261,17 @@ fn print(report: &Report) {
                 case.length
             );
         }
+    }
+    let fused: Vec<String> = report
+        .fused
+        .iter()
+        .map(|f| format!("{} {} -> {}", f.operator, f.original, f.converted))
+        .collect();
+    if !fused.is_empty() {
+        println!(
+            "fused by ONNX Runtime, original -> converted: {}",
+            fused.join(", ")
+        );
     }
     match report.faster_from {
         Some(length) => println!(
