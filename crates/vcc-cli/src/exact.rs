@@ -55,6 +55,8 @@ pub(crate) fn verify(
         full.path(),
         &options.runtime.session(library.clone()),
     )?;
+    // ONNX Runtime has read it; an interrupted run leaves nothing behind.
+    drop(full);
     let is_half = original
         .outputs()
         .iter()
