@@ -1,33 +1,38 @@
 //! Pass `externals`: values with a token axis that a rewritten block reads but does not compute are taken at the rows' tokens.
 //!
-//! A value keeps its place in the n-token part of the graph; what the block reads is gathered from it on every token axis.
+//! A value with one token axis keeps its place in the n-token part of the graph; what the block reads is gathered from it. One
+//! with two is re-created over the rows from what it is made of (see [`crate::hoist`]), as far as that can be followed.
 //! Values without a batch axis get one, since each batch row has its own rows.
 
 use crate::conversion::{Binding, Conversion, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
+use crate::hoist::Hoist;
 use onnx_model::ValueId;
 use std::collections::BTreeMap;
 use token_axes::layout::has_batch;
-use token_axes::site::{Input, Side, Sides};
-use token_axes::{External, Factor, FrameAxis, Role};
+use token_axes::site::{Input, Instance, Side, Sides};
+use token_axes::{External, Factor, FrameAxis, Role, Samples};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
+    let Some(analysis) = &c.analysis else {
+        return Ok(());
+    };
     for site in &c.sites {
         let mut e = Emit::new(
             &mut c.model.graph,
             opset,
             format!("{}/external", site.prefix),
         );
-        let mut done = Gathered::default();
+        let mut done = Gathered::new(&analysis.samples);
         for instance in &site.instances {
             for (i, input) in instance.inputs.iter().enumerate() {
                 let Input::External(external, sides) = input else {
                     continue;
                 };
                 let value = done
-                    .gather(&mut e, &site.binding, external, sides)
+                    .gather(&mut e, &site.binding, instance, external, sides)
                     .map_err(|reason| Error::Rewrite {
                         block: site.prefix.clone(),
                         reason,
@@ -40,23 +45,41 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 }
 
 /// What has been gathered for a site already: a mask or rotary table that several nodes read alike is gathered once.
-#[derive(Default)]
-pub(crate) struct Gathered(BTreeMap<String, ValueId>);
+pub(crate) struct Gathered<'a> {
+    done: BTreeMap<String, ValueId>,
+    hoist: Hoist<'a>,
+}
 
-impl Gathered {
+impl<'a> Gathered<'a> {
+    pub(crate) fn new(samples: &'a Samples) -> Gathered<'a> {
+        Gathered {
+            done: BTreeMap::new(),
+            hoist: Hoist::new(samples),
+        }
+    }
+
+    /// The external as `reader` is to see it.
     pub(crate) fn gather(
         &mut self,
         e: &mut Emit<'_>,
         binding: &Binding,
+        reader: &Instance,
         external: &External,
         sides: &Sides,
     ) -> Result<ValueId, String> {
-        let key = format!("{:?} {:?} {sides:?}", external.value, external.frame);
-        if let Some(&value) = self.0.get(&key) {
+        let needed = self.hoist.needed(e, reader, external);
+        let key = format!(
+            "{:?} {:?} {sides:?} {needed:?}",
+            external.value, external.frame
+        );
+        if let Some(&value) = self.done.get(&key) {
             return Ok(value);
         }
-        let value = gather(e, binding, external, sides)?;
-        self.0.insert(key, value);
+        let value = match self.hoist.external(e, binding, external, sides, &needed) {
+            Some(value) => value,
+            None => gather(e, binding, external, sides)?,
+        };
+        self.done.insert(key, value);
         Ok(value)
     }
 }
@@ -99,45 +122,90 @@ fn gather(
         gathered: Vec::new(),
         value: external.value,
     };
-    let batch = g.labels.iter().copied().find(|&l| g.role(l) == Role::Batch);
-    let tokens: Vec<Label> = g
-        .labels
-        .iter()
-        .copied()
-        .filter(|&l| matches!(g.role(l), Role::Token | Role::Attended))
-        .collect();
-    match (batch, &tokens[..]) {
-        (Some(batch), []) => {
-            // Windows have more batch rows than the model.
-            let Some(rows) = binding.batch_rows else {
-                return Ok(external.value);
-            };
-            g.split(e);
-            let axis = g.position(batch)?;
-            g.value = e.gather(g.value, rows, axis);
-            g.gathered.push(batch);
-        }
-        (_, []) => return Ok(external.value),
-        (Some(batch), [first, rest @ ..]) => {
-            g.split(e);
-            g.take_flat(e, batch, *first, true)?;
-            g.gathered.push(batch);
-            for &second in rest {
-                g.take_flat(e, batch, second, false)?;
-            }
-        }
-        (None, [first, rest @ ..]) => {
-            g.split(e);
-            g.take_plain(e, *first)?;
-            for &second in rest {
-                g.take_flat(e, Label::NewBatch, second, false)?;
-            }
-        }
+    if !g.take(e)? {
+        return Ok(external.value);
     }
     g.arrange(e)
 }
 
+/// A value at the rows, each axis of the frame being one of its own: the batch in front of the axes, which have size 1 where
+/// the value's own batch was.
+pub(crate) fn take_leading(
+    e: &mut Emit<'_>,
+    binding: &Binding,
+    value: ValueId,
+    frame: &[FrameAxis],
+    sides: &Sides,
+) -> Result<ValueId, String> {
+    let mut g = Gathering {
+        frame,
+        sides,
+        binding,
+        labels: (0..frame.len()).map(|i| Label::Atom(i, 0)).collect(),
+        gathered: Vec::new(),
+        value,
+    };
+    g.take(e)?;
+    let own = g.labels.iter().copied().find(|&l| g.role(l) == Role::Batch);
+    let batch = own.ok_or("a value has neither batch nor tokens")?;
+    let mut order = vec![batch];
+    order.extend(
+        (0..frame.len())
+            .map(|i| Label::Atom(i, 0))
+            .filter(|&l| l != batch),
+    );
+    g.permute(e, &order)?;
+    Ok(match batch {
+        Label::Atom(i, _) => e.unsqueeze(g.value, &[i as i64 + 1]),
+        Label::NewBatch => g.value,
+    })
+}
+
 impl Gathering<'_> {
+    /// Takes the value on its token axes; false if nothing had to be done.
+    fn take(&mut self, e: &mut Emit<'_>) -> Result<bool, String> {
+        let batch = self
+            .labels
+            .iter()
+            .copied()
+            .find(|&l| self.role(l) == Role::Batch);
+        let tokens: Vec<Label> = self
+            .labels
+            .iter()
+            .copied()
+            .filter(|&l| matches!(self.role(l), Role::Token | Role::Attended))
+            .collect();
+        match (batch, &tokens[..]) {
+            (Some(batch), []) => {
+                // Windows have more batch rows than the model.
+                let Some(rows) = self.binding.batch_rows else {
+                    return Ok(false);
+                };
+                self.split(e);
+                let axis = self.position(batch)?;
+                self.value = e.gather(self.value, rows, axis);
+                self.gathered.push(batch);
+            }
+            (_, []) => return Ok(false),
+            (Some(batch), [first, rest @ ..]) => {
+                self.split(e);
+                self.take_flat(e, batch, *first, true)?;
+                self.gathered.push(batch);
+                for &second in rest {
+                    self.take_flat(e, batch, second, false)?;
+                }
+            }
+            (None, [first, rest @ ..]) => {
+                self.split(e);
+                self.take_plain(e, *first)?;
+                for &second in rest {
+                    self.take_flat(e, Label::NewBatch, second, false)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
     fn factor(&self, label: Label) -> Option<Factor> {
         match label {
             Label::Atom(i, j) => self.frame.get(i)?.axis.get(j).copied(),

@@ -15,6 +15,7 @@ mod canonical;
 pub mod clean_up;
 mod externals;
 mod functions;
+mod hoist;
 mod insert;
 mod local;
 mod operators;

@@ -13,7 +13,7 @@ use onnx_model::{DataType, Dimension, NodeId, ValueId};
 use std::collections::BTreeMap;
 use token_axes::layout::{has_batch, has_tokens};
 use token_axes::site::{Input, Instance, Side};
-use token_axes::{Analysis, BlockAxes, Layout};
+use token_axes::{Analysis, BlockAxes, Layout, Samples};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = c.analysis.take() else {
@@ -73,7 +73,14 @@ fn score(
         batch_dim: Dimension::Unknown,
         rows_dim: Dimension::Unknown,
     };
-    let scores = clone_scores(&mut e, &s.instances, s.scores, &binding, &streams)?;
+    let scores = clone_scores(
+        &mut e,
+        &analysis.samples,
+        &s.instances,
+        s.scores,
+        &binding,
+        &streams,
+    )?;
     let layout = axes.layouts.get(&axes.scores).cloned().unwrap_or_default();
     let mut scores = arrange(
         &mut e,
@@ -95,12 +102,13 @@ fn score(
 /// Clones the nodes before the softmax and returns the clone of its input.
 fn clone_scores(
     e: &mut Emit<'_>,
+    samples: &Samples,
     instances: &[Instance],
     (place, output): (usize, usize),
     binding: &Binding,
     streams: &BTreeMap<Side, ValueId>,
 ) -> Result<ValueId, String> {
-    let mut gathered = Gathered::default();
+    let mut gathered = Gathered::new(samples);
     let mut copies: Vec<NodeId> = Vec::with_capacity(instances.len());
     for instance in instances {
         let name = e.name(&e.graph.node(instance.node).name.clone());
@@ -127,7 +135,7 @@ fn clone_scores(
                     e.graph.set_input(copy, i, value);
                 }
                 Input::External(external, sides) => {
-                    let value = gathered.gather(e, binding, external, sides)?;
+                    let value = gathered.gather(e, binding, instance, external, sides)?;
                     e.graph.set_input(copy, i, Some(value));
                 }
                 Input::Operand(kind, data, result) => {

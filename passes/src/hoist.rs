@@ -1,0 +1,211 @@
+//! Taking an external at the rows' tokens where it is made, so that nothing with two token axes of full length exists.
+//!
+//! [`Hoist::external`] walks from the external back through the operators that treat all tokens alike and re-creates them over
+//! inputs that are taken at the rows. It stops at values with at most one token axis, which are as long as the sequence but no
+//! more, and wherever an operator or an axis cannot be followed: that value is gathered as it stands, which is always right.
+//! What an axis of a value is (batch, tokens of a side, feature) is handed down from the frame of the external, never guessed
+//! from sizes. The re-created operators compute the same functions of the same elements, so gathering before or after them
+//! gives the same bits.
+
+mod follow;
+mod reps;
+
+use crate::conversion::Binding;
+use crate::emit::{Emit, Size};
+use crate::externals::take_leading;
+use onnx_model::ValueId;
+use reps::Rep;
+use std::collections::BTreeMap;
+use token_axes::layout::{axis_size, has_batch};
+use token_axes::site::{Input, Instance, Side, Sides};
+use token_axes::{Dim, External, Factor, FrameAxis, Role, Samples};
+
+/// How many operators are followed one behind the other; longer chains are no masks.
+const MAX_DEPTH: usize = 200;
+
+/// What an axis of a value runs over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Ax {
+    /// Nothing: its size is 1.
+    One,
+    Batch,
+    Token(Side),
+    /// Anything that stays as it is.
+    Feature,
+    /// Batch and features in one axis.
+    Merged,
+}
+
+/// What has been re-created for one site.
+pub(crate) struct Hoist<'a> {
+    samples: &'a Samples,
+    done: BTreeMap<(ValueId, Vec<Ax>), Option<Rep>>,
+    depth: usize,
+}
+
+impl<'a> Hoist<'a> {
+    pub(crate) fn new(samples: &'a Samples) -> Hoist<'a> {
+        Hoist {
+            samples,
+            done: BTreeMap::new(),
+            depth: 0,
+        }
+    }
+
+    /// The external at the rows, if it has two token axes and nothing stands in the way.
+    pub(crate) fn external(
+        &mut self,
+        e: &mut Emit<'_>,
+        binding: &Binding,
+        external: &External,
+        sides: &Sides,
+        needed: &[bool],
+    ) -> Option<ValueId> {
+        let shape = self.samples.shape(external.value)?;
+        let skip = external.frame.len().checked_sub(shape.len())?;
+        let axes: Vec<Ax> = (skip..external.frame.len())
+            .map(|i| axis(&external.frame[i], sides.get(i).copied().flatten()))
+            .collect();
+        if token_axes(&axes) < 2 {
+            return None;
+        }
+        let rep = self.derive(e, binding, external.value, &axes)?;
+        let frame: Vec<(FrameAxis, Option<Side>)> = external
+            .frame
+            .iter()
+            .cloned()
+            .zip(sides.iter().copied().chain(std::iter::repeat(None)))
+            .collect();
+        reps::finish(e, binding, rep, &frame, needed)
+    }
+
+    /// Which frame axes must have their size, because no other input of the reader brings it.
+    pub(crate) fn needed(&self, e: &Emit<'_>, reader: &Instance, external: &External) -> Vec<bool> {
+        let node = e.graph.node(reader.node);
+        let broadcasts = node.domain.is_empty() && follow::broadcasts(&node.op_type);
+        let others: Vec<Vec<Dim>> = node
+            .inputs
+            .iter()
+            .zip(&reader.inputs)
+            .filter(|(_, input)| broadcasts && !matches!(input, Input::External(..)))
+            .filter_map(|(v, _)| self.samples.shape((*v)?))
+            .collect();
+        let rank = external.frame.len();
+        (0..rank)
+            .map(|i| {
+                let size = axis_size(&external.frame[i].axis);
+                let brings = |shape: &Vec<Dim>| {
+                    (i + shape.len())
+                        .checked_sub(rank)
+                        .and_then(|j| shape.get(j))
+                        .is_some_and(|&s| s == size)
+                };
+                !others.iter().any(brings)
+            })
+            .collect()
+    }
+
+    /// A value with these axes at the rows.
+    fn derive(
+        &mut self,
+        e: &mut Emit<'_>,
+        binding: &Binding,
+        value: ValueId,
+        axes: &[Ax],
+    ) -> Option<Rep> {
+        let key = (value, axes.to_vec());
+        if let Some(rep) = self.done.get(&key) {
+            return rep.clone();
+        }
+        let rep = if axes.iter().all(|a| matches!(a, Ax::One | Ax::Feature)) {
+            Some(Rep::whole(value, axes))
+        } else if self.depth < MAX_DEPTH {
+            self.depth += 1;
+            let rep = self.follow(e, binding, value, axes);
+            self.depth -= 1;
+            rep.or_else(|| self.take(e, binding, value, axes))
+        } else {
+            self.take(e, binding, value, axes)
+        };
+        self.done.insert(key, rep.clone());
+        rep
+    }
+
+    /// A value gathered as it stands.
+    fn take(
+        &self,
+        e: &mut Emit<'_>,
+        binding: &Binding,
+        value: ValueId,
+        axes: &[Ax],
+    ) -> Option<Rep> {
+        let shape = self.samples.shape(value)?;
+        let (mut frame, mut sides) = (Vec::new(), Vec::new());
+        for (&axis, &size) in axes.iter().zip(&shape) {
+            let role = match axis {
+                Ax::One | Ax::Feature => Role::Feature,
+                Ax::Batch => Role::Batch,
+                Ax::Token(_) => Role::Token,
+                Ax::Merged => return None,
+            };
+            frame.push(FrameAxis {
+                axis: vec![Factor { role, size }],
+                present: true,
+            });
+            sides.push(match axis {
+                Ax::Token(side) => Some(side),
+                _ => None,
+            });
+        }
+        let value = take_leading(e, binding, value, &frame, &sides).ok()?;
+        Some(Rep {
+            value,
+            lead: true,
+            axes: axes
+                .iter()
+                .map(|a| !matches!(a, Ax::One | Ax::Batch))
+                .collect(),
+        })
+    }
+}
+
+fn axis(axis: &FrameAxis, side: Option<Side>) -> Ax {
+    if !axis.present {
+        return Ax::One;
+    }
+    if axis.axis.iter().all(|f| f.role == Role::Feature) {
+        return if axis_size(&axis.axis) == Dim::ONE {
+            Ax::One
+        } else {
+            Ax::Feature
+        };
+    }
+    match axis.axis[..] {
+        [factor] if factor.role == Role::Batch => Ax::Batch,
+        [_] => Ax::Token(side.unwrap_or(Side::Rows)),
+        _ => Ax::Merged,
+    }
+}
+
+fn token_axes(axes: &[Ax]) -> usize {
+    axes.iter().filter(|a| matches!(a, Ax::Token(_))).count()
+}
+
+/// The size of an axis at the rows.
+fn size(binding: &Binding, axis: &FrameAxis, side: Option<Side>) -> Option<Vec<Size>> {
+    axis.axis
+        .iter()
+        .map(|f| match f.role {
+            Role::Batch => Some(Size::Value(binding.batch)),
+            Role::Token | Role::Attended => {
+                let rows = binding.sides.get(&side.unwrap_or(Side::Rows))?;
+                Some(Size::Value(rows.count))
+            }
+            Role::Feature => f.size.constant().map(Size::Const),
+        })
+        .collect()
+}
+
+fn batch_axis(frame: &[(FrameAxis, Option<Side>)]) -> Option<usize> {
+    frame.iter().position(|(a, _)| has_batch(&a.axis))
+}
