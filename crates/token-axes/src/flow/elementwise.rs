@@ -256,7 +256,7 @@ pub(super) fn plain_inputs(
             continue;
         }
         match site.operand(i)? {
-            Operand::Core(layout) if layout.0.iter().all(|a| crate::layout::is_feature(a)) => {}
+            Operand::Core(layout) if layout.0.iter().all(crate::layout::is_feature) => {}
             Operand::Core(_) => {
                 return Err(site.refuse(
                     Code::UnknownOp,

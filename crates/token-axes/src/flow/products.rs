@@ -99,12 +99,9 @@ fn contract(
             }
             if known.is_empty() {
                 known.clone_from(axis);
-            } else if axis_size(known) != axis_size(axis) && !axis.is_empty() {
-                return Err(site.refuse(
-                    Code::Axes,
-                    format!("Axes {known:?} and {axis:?} are multiplied."),
-                ));
-            } else if !axis.is_empty() && is_feature(known) != is_feature(axis) {
+            } else if !axis.is_empty()
+                && (axis_size(known) != axis_size(axis) || is_feature(known) != is_feature(axis))
+            {
                 return Err(site.refuse(
                     Code::Axes,
                     format!("Axes {known:?} and {axis:?} are multiplied."),
