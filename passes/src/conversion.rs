@@ -101,6 +101,8 @@ pub(crate) struct Partition {
     pub(crate) slots: ValueId,
     /// Scores that are 0 for all segments.
     pub(crate) uniform: ValueId,
+    /// `[levels]`: the budgets, where they are a graph input.
+    pub(crate) budgets: Option<ValueId>,
 }
 
 /// The rows of one side.

@@ -274,14 +274,16 @@ fn compressed(
     let mut candidates = p.roots;
     let mut items = Vec::new();
     let mut selects = Vec::new();
-    let refining = encoder
-        .plan
-        .refine
-        .0
-        .iter()
-        .take_while(|r| **r != Refine::Count(0));
-    for (level, refine) in refining.enumerate() {
-        let budget = e.ints(&[refine.budget()]);
+    let levels = encoder.plan.refine.0.iter().enumerate();
+    let refining = levels.take_while(|(_, r)| p.budgets.is_some() || **r != Refine::Count(0));
+    for (level, refine) in refining {
+        let budget = match p.budgets {
+            None => e.ints(&[refine.budget()]),
+            Some(all) => {
+                let (from, to) = (e.ints(&[level as i64]), e.ints(&[level as i64 + 1]));
+                e.slice(all, from, to, 0)
+            }
+        };
         let out = e.vcc(
             "VccSelect",
             &[p.uniform, candidates, p.item_count, p.vote, budget],

@@ -19,7 +19,7 @@ mod hoist;
 mod insert;
 mod local;
 mod operators;
-mod partition;
+pub mod partition;
 mod planning;
 mod restore;
 mod select;

@@ -6,7 +6,10 @@ use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::plan::{BlockMode, Capacity};
 use crate::vip;
-use onnx_model::{AttrValue, DataType, Tensor, ValueId};
+use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
+
+/// The name of the budget's graph input (with a number behind it for a second encoder).
+pub const BUDGET_INPUT: &str = "vcc_budget";
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = c.analysis.take() else {
@@ -69,6 +72,11 @@ fn encoder(
                 .unwrap_or(DataType::Int64)
         })
         .collect();
+    let budgets = if plan.runtime_budget {
+        Some(budget_input(c, &plan)?)
+    } else {
+        None
+    };
     let opset = c.opset();
     let prefix = format!("vcc/encoder{index}");
     let mut e = Emit::new(&mut c.model.graph, opset, prefix.clone());
@@ -80,7 +88,7 @@ fn encoder(
     let valid = valid_mask(&mut e, mask, plan.mask_zero_is_valid, batch, tokens);
     let partition = if plan.blocks.contains(&BlockMode::Vcc) {
         let vip = vip::mask(&mut e, &plan.vip, &vip_inputs, &vip_types, valid);
-        Some(partition(&mut e, &plan, vip, valid, batch))
+        Some(partition(&mut e, &plan, vip, valid, batch, budgets))
     } else {
         None
     };
@@ -147,12 +155,23 @@ fn valid_mask(
     }
 }
 
+/// A graph input with the budget of each level, as VccSelect takes them, whose default is the plan's.
+fn budget_input(c: &mut Conversion, plan: &crate::plan::EncoderPlan) -> Result<ValueId, Error> {
+    let budgets: Vec<i64> = plan.refine.0.iter().map(|r| r.budget()).collect();
+    let graph = &mut c.model.graph;
+    let default = graph.add_initializer(BUDGET_INPUT, Tensor::vector_i64(&budgets));
+    let name = graph.value(default).name.clone();
+    let dims = [Dimension::Value(budgets.len() as i64)];
+    Ok(graph.add_input(&name, DataType::Int64, &dims)?)
+}
+
 fn partition(
     e: &mut Emit<'_>,
     plan: &crate::plan::EncoderPlan,
     vip: ValueId,
     valid: ValueId,
     batch: ValueId,
+    budgets: Option<ValueId>,
 ) -> Partition {
     let capacity = match plan.vip_capacity {
         Capacity::Auto => 0,
@@ -186,5 +205,6 @@ fn partition(
         roots,
         slots,
         uniform,
+        budgets,
     }
 }

@@ -33,6 +33,9 @@ pub struct EncoderPlan {
     /// Compress once for this many neighbouring blocks.
     #[serde(default = "one")]
     pub reselect_every: usize,
+    /// The budget is a graph input; `refine` is its default.
+    #[serde(default)]
+    pub runtime_budget: bool,
     /// Factor of log(count) in the attention's bias.
     #[serde(default = "unit")]
     pub count_weight: f32,

@@ -27,6 +27,8 @@ pub struct EncoderOptions {
     pub reselect_every: Option<usize>,
     /// `--mask-input`
     pub mask_input: Option<String>,
+    /// `--runtime-budget`
+    pub runtime_budget: bool,
 }
 
 /// What is asked of a conversion.
@@ -193,6 +195,7 @@ fn plan_of(
         ladder,
         refine,
         reselect_every: pick(&single.reselect_every, &common.reselect_every).unwrap_or(1),
+        runtime_budget: single.runtime_budget || common.runtime_budget,
         count_weight: 1.0,
         mask_input,
         mask_zero_is_valid,

@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// The padding mask, if it is not found by analysis
     #[arg(long, value_name = "NAME")]
     mask_input: Vec<String>,
+    /// Make the budget a graph input, vcc_budget, with --refine as its default: one int64 per level, a number of segments or -P for P percent
+    #[arg(long)]
+    runtime_budget: bool,
     /// Write no custom domain: the operators' bodies stand in their place
     #[arg(long, conflicts_with = "ops_only")]
     inline: bool,
@@ -51,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ops_only: bool,
     /// Replay a plan
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["vip", "vip_capacity", "ladder", "refine", "blocks", "reselect_every", "mask_input"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vip", "vip_capacity", "ladder", "refine", "blocks", "reselect_every", "mask_input", "runtime_budget"])]
     plan: Option<PathBuf>,
     /// Write the plan
     #[arg(long, value_name = "FILE")]
@@ -151,7 +154,10 @@ fn request(options: &Options) -> Result<Request> {
             .map_err(|e| Usage(format!("The plan {} cannot be read: {e}.", path.display())))?;
         return Ok(Request::Plan(Plan::from_toml(&text)?));
     }
-    let mut common = EncoderOptions::default();
+    let mut common = EncoderOptions {
+        runtime_budget: options.runtime_budget,
+        ..EncoderOptions::default()
+    };
     let mut single: BTreeMap<usize, EncoderOptions> = BTreeMap::new();
     let mut each = |values: &[String],
                     set: &dyn Fn(&mut EncoderOptions, &str) -> Result<(), Error>|
