@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod diff;
 mod exact;
 mod exit;
 mod inputs;
@@ -9,6 +10,7 @@ mod inspect;
 mod library_path;
 mod report;
 mod source;
+mod tune;
 mod verify;
 mod vip;
 
@@ -33,6 +35,10 @@ enum Command {
     Verify(verify::Options),
     /// Measure time and peak memory of both models side by side
     Bench(bench::Options),
+    /// Find the smallest budget that meets a target on given inputs
+    Tune(tune::Options),
+    /// Show what the rewrite changed, block by block
+    Diff(diff::Options),
     /// Print the path of the operator library
     LibraryPath(library_path::Options),
     /// Runs one model for `bench`, which measures this process's memory.
@@ -50,6 +56,8 @@ pub fn vcc() -> ExitCode {
         Command::Inspect(options) => inspect::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Tune(options) => tune::run(&options),
+        Command::Diff(options) => diff::run(&options),
         Command::LibraryPath(options) => library_path::run(&options),
         Command::MeasureMemory { arguments } => vcc_run::child_main(arguments)
             .map_err(Into::into)

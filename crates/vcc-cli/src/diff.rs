@@ -1,0 +1,192 @@
+//! `vcc diff A B`: what the rewrite changed, block by block.
+
+use crate::exit::Verdict;
+use crate::source;
+use anyhow::Result;
+use clap::Args;
+use comfy_table::{Table, presets};
+use onnx_model::{Graph, Model, NodeId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use vcc_passes::pipeline::{Hooks, convert};
+use vcc_passes::{Conversion, Form, Pass, Request};
+
+/// Options of `vcc diff`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The original model
+    a: PathBuf,
+    /// The converted model
+    b: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Nodes of one block, matched by name.
+#[derive(Default, Serialize)]
+struct Changes {
+    /// The same inputs, outputs and operator in both.
+    same: usize,
+    /// In both, with other inputs or outputs.
+    rewired: usize,
+    /// In A only.
+    removed: usize,
+    /// In B only, by operator.
+    added: BTreeMap<String, usize>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    blocks: Vec<(String, Changes)>,
+    plan: Option<String>,
+}
+
+/// Where a node stands: a block `encoder.block`, or outside all blocks.
+type Place = Option<(usize, usize)>;
+
+pub(crate) fn run(options: &Options) -> Result<Verdict> {
+    let a = source::open(&options.a)?;
+    let b = source::open(&options.b)?;
+    let plan = source::recorded(&b, &options.b)
+        .ok()
+        .map(|(plan, _)| plan.to_toml())
+        .transpose()?;
+    let places = places(source::open(&options.a)?)?;
+    let report = Report {
+        blocks: compare(&a.graph, &b.graph, &places),
+        plan,
+    };
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(Verdict::Ok)
+}
+
+/// The block of every node of the original, by node name.
+fn places(model: Model) -> Result<BTreeMap<String, Place>> {
+    let mut after = |_: &Pass, _: &Conversion| {};
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut after,
+        stop_after: Some("blocks"),
+    };
+    let conversion = convert(model, Request::default(), Form::default(), &mut hooks)?;
+    let graph = &conversion.model.graph;
+    let mut out = BTreeMap::new();
+    let streams = conversion
+        .analysis
+        .iter()
+        .flat_map(|a| &a.streams)
+        .filter(|s| !s.convertible().is_empty());
+    for (encoder, stream) in streams.enumerate() {
+        for (number, block) in stream.blocks.iter().enumerate() {
+            for &id in &block.core {
+                out.insert(graph.node(id).name.clone(), Some((encoder, number)));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn compare(a: &Graph, b: &Graph, places: &BTreeMap<String, Place>) -> Vec<(String, Changes)> {
+    let by_name = |g: &Graph| -> BTreeMap<String, NodeId> {
+        g.node_ids().map(|id| (key(g, id), id)).collect()
+    };
+    let (in_a, in_b) = (by_name(a), by_name(b));
+    let mut blocks: BTreeMap<Place, Changes> = BTreeMap::new();
+    let place = |name: &str| {
+        places
+            .get(name)
+            .copied()
+            .flatten()
+            .or_else(|| inserted(name))
+    };
+    for (name, &id) in &in_a {
+        let changes = blocks.entry(place(&a.node(id).name)).or_default();
+        match in_b.get(name) {
+            None => changes.removed += 1,
+            Some(&other) if signature(a, id) == signature(b, other) => changes.same += 1,
+            Some(_) => changes.rewired += 1,
+        }
+    }
+    for (name, &id) in in_b.iter().filter(|(name, _)| !in_a.contains_key(*name)) {
+        let changes = blocks.entry(place(name)).or_default();
+        *changes.added.entry(b.node(id).op_type.clone()).or_insert(0) += 1;
+    }
+    blocks
+        .into_iter()
+        .map(|(place, changes)| {
+            (
+                place.map_or("outside blocks".to_owned(), |(e, n)| {
+                    format!("block {e}.{n}")
+                }),
+                changes,
+            )
+        })
+        .collect()
+}
+
+/// A node's name; one without a name goes by its first output.
+fn key(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    let output = node
+        .outputs
+        .iter()
+        .flatten()
+        .next()
+        .map(|&v| graph.value(v).name.clone());
+    if node.name.is_empty() {
+        output.unwrap_or_default()
+    } else {
+        node.name.clone()
+    }
+}
+
+/// The block that an inserted node's name tells: `vcc/encoder0/block3/..`.
+fn inserted(name: &str) -> Place {
+    let rest = name.strip_prefix("vcc/encoder")?;
+    let (encoder, rest) = rest.split_once('/')?;
+    let number: String = rest
+        .strip_prefix("block")?
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    Some((encoder.parse().ok()?, number.parse().ok()?))
+}
+
+fn signature(graph: &Graph, id: NodeId) -> (String, Vec<Option<&str>>) {
+    let node = graph.node(id);
+    let values = node.inputs.iter().chain(&node.outputs);
+    (
+        node.op_type.clone(),
+        values
+            .map(|v| v.map(|v| graph.value(v).name.as_str()))
+            .collect(),
+    )
+}
+
+fn print(report: &Report) {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["", "same", "rewired", "removed", "added", "of these ai.vcc"]);
+    for (block, changes) in &report.blocks {
+        let ours = changes.added.iter().filter(|(op, _)| op.starts_with("Vcc"));
+        let ours: Vec<String> = ours.map(|(op, n)| format!("{n} {op}")).collect();
+        table.add_row([
+            block.clone(),
+            changes.same.to_string(),
+            changes.rewired.to_string(),
+            changes.removed.to_string(),
+            changes.added.values().sum::<usize>().to_string(),
+            ours.join(", "),
+        ]);
+    }
+    println!("{table}");
+    if let Some(plan) = &report.plan {
+        print!("{plan}");
+    }
+}
