@@ -584,7 +584,7 @@ fn arrange_bias(
     } else {
         e.cast(bias, dtype)
     };
-    let batch_axis = layout.0.iter().position(|a| has_batch(a));
+    let batch_axis = layout.0.iter().position(has_batch);
     if batch_axis.is_some_and(|b| b > key_axis) {
         bias = e.transpose(bias, &[1, 0]);
     }
