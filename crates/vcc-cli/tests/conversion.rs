@@ -23,15 +23,9 @@ use vcc_run::{RandomOptions, Session, SessionOptions, random_inputs};
 
 const FORMS: [Form; 3] = [Form::Functions, Form::Inline, Form::OpsOnly];
 
-/// Models that should convert but do not yet; see `full_budget.rs`.
-const PENDING: [&str; 2] = ["bert__ortfused_ts17_sdpa", "modernbert__ortfused_ts17_sdpa"];
-
-/// Models that are refused, but not yet for the reason that their owner should read. One that gets the right code leaves this list.
-const OTHER_CODE: [&str; 1] = ["longformer__ts14_eager"];
-
 fn converting() -> Vec<Fixture> {
     let mut all = manifest();
-    all.retain(|m| !m.expect.starts_with("refuse:") && !PENDING.contains(&m.name.as_str()));
+    all.retain(|m| !m.expect.starts_with("refuse:"));
     assert!(all.len() > 25);
     all
 }
@@ -277,7 +271,7 @@ fn refusals_have_the_codes_of_the_manifest() {
         // Later blocks may be refused for what follows from the first one's reason.
         let found = codes(&fixture).concat();
         let right = found.first() == Some(&Some(code)) && !found.contains(&None);
-        if right == OTHER_CODE.contains(&fixture.name.as_str()) {
+        if !right {
             wrong.push(format!("{}: {found:?}, expected {code}", fixture.name));
         }
         // Whatever the reason, the conversion ends in an error that names it.

@@ -14,18 +14,12 @@
 
 mod common;
 
-use common::{Engine, Fixture, Rng, convert, fixture, manifest, open, relative, run, try_convert};
+use common::{Engine, Fixture, Rng, convert, fixture, manifest, open, relative, run};
 use vcc_passes::Form;
 use vcc_run::{
     Array, Dim, ElementType, Inputs, Outputs, Padding, PortInfo, RandomOptions, Session,
     random_inputs,
 };
-
-/// Models that should convert but do not yet. One that starts to convert fails the test: it then belongs into the list below.
-const PENDING: [&str; 2] = ["bert__ortfused_ts17_sdpa", "modernbert__ortfused_ts17_sdpa"];
-
-/// Models that differ where a row of the batch is all padding. One that no longer does fails the test: it then leaves this list.
-const EMPTY_ROWS_DIFFER: [&str; 1] = ["bert__dyn23_sdpa"];
 
 /// The models with all VIP sets in all cases.
 const ALL_VIP_SETS: [&str; 3] = [
@@ -50,6 +44,7 @@ models!(
     bert__int8_ts17_sdpa,
     bert__optimum,
     bert__ortext_ts17_sdpa,
+    bert__ortfused_ts17_sdpa,
     bert__static_ts17_sdpa,
     bert__ts14_eager,
     bert__ts17_eager,
@@ -62,6 +57,7 @@ models!(
     distilbert__dyn18_sdpa,
     distilbert__ts17_eager,
     modernbert__dyn18_sdpa,
+    modernbert__ortfused_ts17_sdpa,
     modernbert__ts17_sdpa,
     mpnet__ts17_eager,
     roberta__dyn18_sdpa,
@@ -82,14 +78,12 @@ models!(
 fn every_model_that_converts_has_a_test() {
     for model in manifest() {
         let listed = LISTED.contains(&model.name.as_str());
-        let pending = PENDING.contains(&model.name.as_str());
-        let expected = !model.expect.starts_with("refuse:");
-        assert_eq!(listed || pending, expected, "{}", model.name);
-        assert!(!(listed && pending), "{}", model.name);
-        if pending {
-            let converts = try_convert(&model.path, "refine=all", Form::Functions).is_ok();
-            assert!(!converts, "{} converts now: list it", model.name);
-        }
+        assert_eq!(
+            listed,
+            !model.expect.starts_with("refuse:"),
+            "{}",
+            model.name
+        );
     }
 }
 
@@ -159,7 +153,13 @@ impl Converted {
                 a.shape(),
                 b.shape()
             );
-            let error = relative(&a.data().to_f64s(), &b.data().to_f64s());
+            let (mut x, mut y) = (a.data().to_f64s(), b.data().to_f64s());
+            if a.shape().last() == Some(&1) {
+                // A single logit comes out near 0 at times; it is measured against its usual size.
+                x.push(0.01);
+                y.push(0.01);
+            }
+            let error = relative(&x, &y);
             (name.to_owned(), error / tolerance(&self.model, a))
         });
         errors.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap()
@@ -199,12 +199,6 @@ struct Case {
     inputs: Inputs,
     batch: usize,
     n: usize,
-}
-
-impl Case {
-    fn has_empty_rows(&self) -> bool {
-        self.what.contains("EmptyRow")
-    }
 }
 
 /// The number of tokens: of the first input with open or fixed second axis; image patches for pictures.
@@ -258,16 +252,7 @@ fn check(name: &str) {
     let original = std::fs::read(&model.path).unwrap();
     let mut original = open(name, &original, Engine::Bodies);
     // k and every length around it; 37 leaves segments of empty slots in deep ladders too.
-    let mut all = cases(&model, &original, &[1, 15, 16, 17, 37]);
-    if EMPTY_ROWS_DIFFER.contains(&name) {
-        let mut converted = Converted::new(&model, "vip=first:1 ladder=16,1 refine=all");
-        let mut equal = all.iter().filter(|c| c.has_empty_rows()).map(|case| {
-            let expected = run(&mut original, &case.inputs);
-            converted.worst(0, case, &expected).1 <= 1e-4
-        });
-        assert!(!equal.all(|e| e), "{name} equals its original now");
-        all.retain(|c| !c.has_empty_rows());
-    }
+    let all = cases(&model, &original, &[1, 15, 16, 17, 37]);
     let expected: Vec<Outputs> = all.iter().map(|c| run(&mut original, &c.inputs)).collect();
     let every = ALL_VIP_SETS.contains(&name);
 
@@ -308,10 +293,7 @@ fn below_the_budget(model: &Fixture, original: &mut Session) {
     let options = "vip=first:1 ladder=16,1 refine=2";
     let mut converted = Converted::new(model, options);
     if model.length.is_none_or(|n| n <= 33) {
-        let known = EMPTY_ROWS_DIFFER.contains(&model.name.as_str());
-        let mut below = cases(model, original, &[2, 20, 33]);
-        below.retain(|c| !(known && c.has_empty_rows()));
-        for case in below {
+        for case in cases(model, original, &[2, 20, 33]) {
             let expected = run(original, &case.inputs);
             converted.check(&[0, 1], &case, &expected);
         }
