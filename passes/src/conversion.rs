@@ -41,6 +41,8 @@ pub struct Conversion {
     pub(crate) shape_readers: Vec<ShapeReader>,
     /// Selections that still have uniform scores.
     pub(crate) selections: Vec<Selection>,
+    /// Values with two token axes that are computed for all tokens all the same, and why.
+    pub(crate) unhoisted: BTreeMap<ValueId, String>,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
@@ -59,6 +61,7 @@ impl Conversion {
             sites: Vec::new(),
             shape_readers: Vec::new(),
             selections: Vec::new(),
+            unhoisted: BTreeMap::new(),
             taken_apart: Vec::new(),
             biases: BTreeMap::new(),
         }

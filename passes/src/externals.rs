@@ -40,6 +40,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
                 e.graph.set_input(instance.node, i, Some(value));
             }
         }
+        c.unhoisted.extend(done.hoist.stopped());
     }
     Ok(())
 }

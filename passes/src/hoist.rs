@@ -16,6 +16,7 @@ use crate::externals::take_leading;
 use onnx_model::ValueId;
 use reps::Rep;
 use std::collections::BTreeMap;
+use token_axes::flow::describe;
 use token_axes::layout::{axis_size, has_batch};
 use token_axes::site::{Input, Instance, Side, Sides};
 use token_axes::{Dim, External, Factor, FrameAxis, Role, Samples};
@@ -41,6 +42,8 @@ pub(crate) struct Hoist<'a> {
     samples: &'a Samples,
     done: BTreeMap<(ValueId, Vec<Ax>), Option<Rep>>,
     depth: usize,
+    /// Values with two token axes that were gathered as they stand, and why.
+    stopped: BTreeMap<ValueId, String>,
 }
 
 impl<'a> Hoist<'a> {
@@ -49,6 +52,7 @@ impl<'a> Hoist<'a> {
             samples,
             done: BTreeMap::new(),
             depth: 0,
+            stopped: BTreeMap::new(),
         }
     }
 
@@ -69,14 +73,39 @@ impl<'a> Hoist<'a> {
         if token_axes(&axes) < 2 {
             return None;
         }
-        let rep = self.derive(e, binding, external.value, &axes)?;
+        let Some(rep) = self.derive(e, binding, external.value, &axes) else {
+            self.stop(e, external.value);
+            return None;
+        };
         let frame: Vec<(FrameAxis, Option<Side>)> = external
             .frame
             .iter()
             .cloned()
             .zip(sides.iter().copied().chain(std::iter::repeat(None)))
             .collect();
-        reps::finish(e, binding, rep, &frame, needed)
+        let value = reps::finish(e, binding, rep, &frame, needed);
+        if value.is_none() {
+            let reason = "its reader takes batch and heads in one axis".to_owned();
+            self.stopped.insert(external.value, reason);
+        }
+        value
+    }
+
+    /// Values with two token axes that were gathered as they stand, and why.
+    pub(crate) fn stopped(self) -> BTreeMap<ValueId, String> {
+        self.stopped
+    }
+
+    fn stop(&mut self, e: &Emit<'_>, value: ValueId) {
+        let reason = match e.graph.value(value).producer() {
+            Some((node, _)) => {
+                let node = describe(e.graph.node(node));
+                format!("{node} cannot be followed to its inputs")
+            }
+            None if e.graph.is_input(value) => "it is a graph input".into(),
+            None => "it is a constant of the model".into(),
+        };
+        self.stopped.insert(value, reason);
     }
 
     /// Which frame axes must have their size, because no other input of the reader brings it.
@@ -119,13 +148,20 @@ impl<'a> Hoist<'a> {
         }
         let rep = if axes.iter().all(|a| matches!(a, Ax::One | Ax::Feature)) {
             Some(Rep::whole(value, axes))
-        } else if self.depth < MAX_DEPTH {
-            self.depth += 1;
-            let rep = self.follow(e, binding, value, axes);
-            self.depth -= 1;
-            rep.or_else(|| self.take(e, binding, value, axes))
         } else {
-            self.take(e, binding, value, axes)
+            let mut rep = None;
+            if self.depth < MAX_DEPTH {
+                self.depth += 1;
+                rep = self.follow(e, binding, value, axes);
+                self.depth -= 1;
+            }
+            if rep.is_none() {
+                rep = self.take(e, binding, value, axes);
+                if rep.is_some() && token_axes(axes) > 1 {
+                    self.stop(e, value);
+                }
+            }
+            rep
         };
         self.done.insert(key, rep.clone());
         rep

@@ -7,6 +7,7 @@ pub mod bodies;
 mod conversion;
 mod emit;
 mod error;
+pub mod pairs;
 pub mod pipeline;
 pub mod plan;
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use token_axes::{Analysis, Block, BlockAxes, Dim, Refusal};
+use vcc_passes::pairs;
 use vcc_passes::pipeline::{Hooks, convert};
 use vcc_passes::{Conversion, Error, Form, Pass, Request};
 
@@ -20,6 +21,9 @@ pub(crate) struct Options {
     /// Show how the analysis followed one block, given as STREAM.BLOCK or BLOCK
     #[arg(long, value_name = "BLOCK")]
     why: Option<String>,
+    /// The number of tokens for which the largest token-by-token tensors are told
+    #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(i64).range(1..))]
+    at: i64,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -36,7 +40,32 @@ struct Report {
 struct StreamReport {
     primary_output: String,
     padding_mask: Option<String>,
+    token_by_token: Option<PairsReport>,
     blocks: Vec<BlockReport>,
+}
+
+/// The largest tensors with two token axes, for one batch row.
+#[derive(Serialize)]
+struct PairsReport {
+    tokens: i64,
+    before: PairReport,
+    /// After a conversion with default options, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<PairReport>,
+    /// Rows of a block after that conversion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<i64>,
+    /// What that conversion still computes for all tokens.
+    kept: Vec<PairReport>,
+}
+
+#[derive(Serialize)]
+struct PairReport {
+    value: String,
+    node: String,
+    bytes: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -86,13 +115,50 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         why(graph, analysis, block)?;
         return Ok(Verdict::Ok);
     }
-    let report = report(&options.model, conversion.opset(), graph, analysis);
+    let mut report = report(&options.model, conversion.opset(), graph, analysis);
+    let before = pairs::before(&conversion, options.at);
+    let left = left_after(options)?;
+    for (number, (stream, pair)) in report.streams.iter_mut().zip(before).enumerate() {
+        let left = left.iter().find(|l| l.stream == number);
+        stream.token_by_token = pair.map(|before| PairsReport {
+            tokens: pairs::length(&analysis.streams[number], options.at),
+            before: pair_report(&before),
+            after: left.and_then(|l| l.largest.as_ref()).map(pair_report),
+            rows: left.map(|l| l.rows),
+            kept: left.map_or_else(Vec::new, |l| l.kept.iter().map(pair_report).collect()),
+        });
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
     Ok(Verdict::Ok)
+}
+
+/// What a conversion with default options leaves; nothing if no block can be converted.
+fn left_after(options: &Options) -> Result<Vec<pairs::Left>> {
+    let mut ignore = |_: &Pass, _: &Conversion| {};
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut ignore,
+        stop_after: None,
+    };
+    let model = source::open(&options.model)?;
+    match convert(model, Request::default(), Form::OpsOnly, &mut hooks) {
+        Ok(conversion) => Ok(pairs::after(&conversion, options.at)),
+        Err(Error::NothingToConvert(_)) => Ok(Vec::new()),
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn pair_report(pair: &pairs::Pair) -> PairReport {
+    PairReport {
+        value: pair.value.clone(),
+        node: pair.node.clone(),
+        bytes: pair.bytes,
+        reason: pair.reason.clone(),
+    }
 }
 
 fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis) -> Report {
@@ -108,6 +174,7 @@ fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis
                 &stream.convertible(),
             )
             .map(|m| name(m.input)),
+            token_by_token: None,
             blocks: stream
                 .blocks
                 .iter()
@@ -198,6 +265,9 @@ fn print(report: &Report) {
             "  padding mask: {}",
             stream.padding_mask.as_deref().unwrap_or("none found")
         );
+        if let Some(pairs) = &stream.token_by_token {
+            print_pairs(pairs);
+        }
         for block in &stream.blocks {
             println!(
                 "  block {} {} ({} nodes)",
@@ -221,6 +291,48 @@ fn print(report: &Report) {
                 }
             }
         }
+    }
+}
+
+fn print_pairs(pairs: &PairsReport) {
+    let line = |pair: &PairReport| {
+        let size = bytes(pair.bytes);
+        format!("{size} '{}' of {}", pair.value, pair.node)
+    };
+    println!(
+        "  largest token-by-token tensor of a batch row with {} tokens",
+        pairs.tokens
+    );
+    println!("    in the model: {}", line(&pairs.before));
+    match (&pairs.after, pairs.rows) {
+        (Some(after), Some(rows)) => {
+            println!(
+                "    converted with default options ({rows} rows): {}",
+                line(after)
+            );
+        }
+        _ => println!("    converted with default options: none"),
+    }
+    for kept in &pairs.kept {
+        let reason = kept.reason.as_deref().unwrap_or_default();
+        println!(
+            "    still computed for all tokens: {}: {reason}",
+            line(kept)
+        );
+    }
+}
+
+/// A size in bytes for people.
+fn bytes(size: u128) -> String {
+    const UNITS: [&str; 6] = ["B", "KB", "MB", "GB", "TB", "PB"];
+    let (mut rest, mut unit) = (size as f64, 0);
+    while rest >= 1000.0 && unit + 1 < UNITS.len() {
+        rest /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{size} B"),
+        _ => format!("{rest:.1} {}", UNITS[unit]),
     }
 }
 

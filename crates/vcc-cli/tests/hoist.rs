@@ -1,0 +1,212 @@
+//! Masks and biases are built for the rows, not for all pairs of tokens.
+//!
+//! No value of a converted model has two axes of the sequence's length; a model whose masks cannot be followed to their source
+//! (an operator that is not followed is put behind them) gives the same bits, and is told to keep them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    non_snake_case,
+    reason = "a test; its functions have the names of the fixtures"
+)]
+
+mod common;
+
+use common::{Engine, fixture, message, open, options, run};
+use onnx_model::{Model, NewNode, Tensor, ValueId};
+use std::collections::BTreeSet;
+use token_axes::Samples;
+use vcc_passes::pipeline::Hooks;
+use vcc_passes::{Conversion, Form, Request, pairs};
+use vcc_run::{Array, Inputs, Padding, RandomOptions, Session, random_inputs};
+
+/// 2 VIP tokens, 2 * 4 refined ones and 23 segments at 101 tokens.
+const SMALL: &str = "vip=first:2 ladder=4,1 refine=2";
+const WINDOWS: &str = "vip=first:2 ladder=4,1 refine=2 blocks=0=local:8";
+const LENGTH: usize = 101;
+
+macro_rules! models {
+    ($($name:ident),* $(,)?) => { $(#[test] fn $name() { check(stringify!($name)); })* };
+}
+
+models!(
+    albert__ts17_sdpa,
+    bart_encoder__ts17_sdpa,
+    bert__dyn18_sdpa,
+    bert__dyn23_sdpa,
+    bert__fp16_ts17_sdpa,
+    bert__int8_ts17_sdpa,
+    bert__ts17_eager,
+    bert__ts17_sdpa,
+    deberta_v3__ts17_eager,
+    distilbert__dyn18_sdpa,
+    distilbert__ts17_eager,
+    modernbert__dyn18_sdpa,
+    modernbert__ts17_sdpa,
+    mpnet__ts17_eager,
+    roberta__dyn18_sdpa,
+    roberta__ts17_sdpa,
+    t5_encoder__dyn18_eager,
+    t5_encoder__ts17_eager,
+    torchenc_preln__dyn18,
+);
+
+fn check(name: &str) {
+    let fixture = fixture(name);
+    let original = || Model::open(&fixture.path).unwrap();
+    for plan in [SMALL, WINDOWS] {
+        let converted = convert(original(), plan);
+        if plan == SMALL {
+            let kept = &pairs::after(&converted, 16384)[0].kept;
+            assert!(kept.is_empty(), "{name} keeps {kept:?}");
+            no_pairs(name, &converted.model);
+        }
+        // The same with the gathers held up before they reach the source.
+        let mut stopped = original();
+        let values = pair_externals(&stopped);
+        for &value in &values {
+            hold_up(&mut stopped, value);
+        }
+        let plain = convert(stopped, plan);
+        assert_eq!(
+            pairs::after(&plain, 16384)[0].kept.len(),
+            values.len(),
+            "{name}"
+        );
+        if !values.is_empty() {
+            same(name, &converted.model, &plain.model);
+        }
+    }
+}
+
+fn convert(model: Model, plan: &str) -> Conversion {
+    let mut hooks = Hooks {
+        verify_each: true,
+        after: &mut |_, _| {},
+        stop_after: None,
+    };
+    let request = Request::Options(options(plan), Default::default());
+    vcc_passes::convert(model, request, Form::Functions, &mut hooks).unwrap()
+}
+
+/// The externals with two token axes.
+fn pair_externals(model: &Model) -> BTreeSet<ValueId> {
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut |_, _| {},
+        stop_after: Some("blocks"),
+    };
+    let found = vcc_passes::convert(
+        model.clone(),
+        Request::default(),
+        Form::Functions,
+        &mut hooks,
+    )
+    .unwrap();
+    let mut values = BTreeSet::new();
+    for axes in found
+        .analysis
+        .unwrap()
+        .streams
+        .iter()
+        .flat_map(|s| s.convertible())
+    {
+        for external in axes.flows.values().flat_map(|f| &f.externals) {
+            let tokens = external
+                .frame
+                .iter()
+                .filter(|a| a.present && token_axes::layout::has_tokens(&a.axis));
+            if tokens.count() == 2 {
+                values.insert(external.value);
+            }
+        }
+    }
+    // Passes before the analysis may have made values of their own; by name they are found in the file.
+    values
+        .into_iter()
+        .filter_map(|v| model.graph.find_value(&found.model.graph.value(v).name))
+        .collect()
+}
+
+/// Puts an operator that does nothing and is not followed behind a value: a Tile by 1.
+fn hold_up(model: &mut Model, value: ValueId) {
+    let samples = Samples(token_axes::interp::evaluate_samples(model));
+    let rank = samples.shape(value).unwrap().len();
+    let graph = &mut model.graph;
+    let held = graph.new_value("held");
+    graph.replace_uses(value, held);
+    let ones = graph.add_initializer("ones", Tensor::vector_i64(&vec![1; rank]));
+    graph.add_node(NewNode {
+        op_type: "Tile".into(),
+        domain: String::new(),
+        name: "hold".into(),
+        inputs: vec![Some(value), Some(ones)],
+        outputs: vec![Some(held)],
+        attributes: Vec::new(),
+        metadata: Vec::new(),
+    });
+    graph.sort().unwrap();
+}
+
+fn feeds(session: &Session, batch: usize) -> Inputs {
+    let options = RandomOptions {
+        seed: 7,
+        batch,
+        length: LENGTH,
+        ids: (5, 100),
+        padding: Padding::Ragged,
+        ..RandomOptions::default()
+    };
+    random_inputs(session.inputs(), &options).unwrap()
+}
+
+/// No value has two axes of the sequence's length.
+fn no_pairs(name: &str, model: &Model) {
+    let (mut names, mut outputs) = (Vec::new(), Vec::new());
+    let graph = &model.graph;
+    for id in graph.node_ids() {
+        for &value in graph.node(id).outputs.iter().flatten() {
+            if !graph.is_output(value) {
+                names.push(graph.value(value).name.clone());
+            }
+        }
+    }
+    for name in &names {
+        // Of a type that ONNX Runtime infers.
+        outputs.extend(message(12, &message(1, name.as_bytes())));
+    }
+    let bytes = [model.to_vec().unwrap(), message(7, &outputs)].concat();
+    let mut session = open(name, &bytes, Engine::Library);
+    let inputs = feeds(&session, 2);
+    let values = run(&mut session, &inputs);
+    assert!(
+        values.len() > names.len(),
+        "{name}: not all values were seen"
+    );
+    for (value, array) in values.iter() {
+        let long = array.shape().iter().filter(|&&s| s == LENGTH).count();
+        assert!(long < 2, "{name}: {value} has shape {:?}", array.shape());
+    }
+}
+
+/// Both models give the same bits.
+fn same(name: &str, a: &Model, b: &Model) {
+    let mut a = open(name, &a.to_vec().unwrap(), Engine::Library);
+    let mut b = open(name, &b.to_vec().unwrap(), Engine::Library);
+    for batch in [1, 3] {
+        let inputs = feeds(&a, batch);
+        let (left, right) = (run(&mut a, &inputs), run(&mut b, &inputs));
+        for (output, array) in left.iter() {
+            let bits = |array: &Array| -> Vec<u64> {
+                array
+                    .data()
+                    .to_f64s()
+                    .into_iter()
+                    .map(f64::to_bits)
+                    .collect()
+            };
+            let other = right.get(output).unwrap();
+            assert!(bits(array) == bits(other), "{name}: {output} differs");
+        }
+    }
+}
