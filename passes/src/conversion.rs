@@ -78,6 +78,8 @@ impl Conversion {
 pub(crate) struct Encoder {
     /// Which stream of the analysis it is.
     pub(crate) stream: usize,
+    /// The input of its first block that can be converted: all its cuts have this value's shape.
+    pub(crate) input: ValueId,
     pub(crate) plan: EncoderPlan,
     /// A name prefix for its nodes.
     pub(crate) prefix: String,

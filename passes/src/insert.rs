@@ -87,7 +87,7 @@ fn encode(
                 )?;
                 let last = i + group - 1;
                 for block in &blocks[i..last] {
-                    redirect_shapes(&mut c.model.graph, block.output, blocks[0].input);
+                    redirect_shapes(&mut c.model.graph, block.output, encoder.input);
                 }
                 i += group;
                 let goes_on = i < blocks.len()
@@ -105,7 +105,7 @@ fn encode(
                     open = Some(state);
                     if !exposed[last] {
                         cuts.pop();
-                        redirect_shapes(&mut c.model.graph, blocks[last].output, blocks[0].input);
+                        redirect_shapes(&mut c.model.graph, blocks[last].output, encoder.input);
                     }
                 }
             }

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::plan::{BlockMode, Capacity};
 use crate::vip;
 use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
+use token_axes::Dim;
 
 /// The name of the budget's graph input (with a number behind it for a second encoder).
 pub const BUDGET_INPUT: &str = "vcc_budget";
@@ -40,30 +41,20 @@ fn encoder(
         block: format!("{index}.0"),
         reason: reason.to_owned(),
     };
-    let axes = found
-        .convertible()
-        .first()
-        .copied()
-        .ok_or_else(|| rewrite("nothing to convert"))?;
-    let input = found
+    let first = found
         .blocks
-        .first()
-        .map(|b| b.input)
-        .ok_or_else(|| rewrite("no blocks"))?;
+        .iter()
+        .find_map(|b| Some((b.input, b.axes.as_ref().ok()?)));
+    let (input, axes) = first.ok_or_else(|| rewrite("nothing to convert"))?;
     let dtype = analysis
         .samples
         .dtype(input)
         .ok_or_else(|| rewrite("the stream's data type is not known"))?;
-    if !matches!(
-        dtype,
-        DataType::Float | DataType::Float16 | DataType::Bfloat16
-    ) {
-        return Err(rewrite(&format!(
-            "the stream's data type {dtype:?} is not supported"
-        )));
-    }
     let [batch_axis, token_axis, _] = axes.order.positions();
     let mask = mask_input(c, analysis, axes, &plan.mask_input)?;
+    let one_row = mask
+        .and_then(|m| analysis.samples.shape(m))
+        .is_some_and(|s| s.first() == Some(&Dim::ONE) && axes.batch != Dim::ONE);
     let vip_inputs = vip::resolve(c, &plan.vip, mask)?;
     let vip_types: Vec<DataType> = vip_inputs
         .iter()
@@ -85,7 +76,14 @@ fn encoder(
     let rows = e.range(batch);
     let rows = e.unsqueeze(rows, &[1]);
     let base = e.op("Mul", &[rows, tokens], &[]);
-    let valid = valid_mask(&mut e, mask, plan.mask_zero_is_valid, batch, tokens);
+    let valid = valid_mask(
+        &mut e,
+        mask,
+        plan.mask_zero_is_valid,
+        one_row,
+        batch,
+        tokens,
+    );
     let partition = if plan.blocks.contains(&BlockMode::Vcc) {
         let vip = vip::mask(&mut e, &plan.vip, &vip_inputs, &vip_types, valid);
         Some(partition(&mut e, &plan, vip, valid, batch, budgets))
@@ -94,6 +92,7 @@ fn encoder(
     };
     Ok(Encoder {
         stream,
+        input,
         plan,
         prefix,
         dtype,
@@ -120,10 +119,10 @@ fn mask_input(
         .filter(|&v| graph.is_input(v))
         .ok_or_else(|| Error::Plan(format!("its mask input '{name}' is not a graph input.")))?;
     let shape = analysis.samples.shape(value);
-    if shape.as_deref() != Some(&[axes.batch, axes.tokens]) {
+    let fits = |batch| shape.as_deref() == Some(&[batch, axes.tokens]);
+    if !fits(axes.batch) && !fits(Dim::ONE) {
         return Err(Error::Usage(format!(
-            "The padding mask '{name}' has shape {shape:?}, not [batch, tokens] of the encoder, [{:?}, {:?}].",
-            axes.batch, axes.tokens
+            "The padding mask '{name}' does not have the shape [batch, tokens] of the encoder. Name another input with --mask-input."
         )));
     }
     Ok(Some(value))
@@ -133,6 +132,7 @@ fn valid_mask(
     e: &mut Emit<'_>,
     mask: Option<ValueId>,
     zero_is_valid: bool,
+    one_row: bool,
     batch: ValueId,
     tokens: ValueId,
 ) -> ValueId {
@@ -147,12 +147,16 @@ fn valid_mask(
             )],
         );
     };
-    let set = e.cast(mask, DataType::Bool);
+    let mut set = e.cast(mask, DataType::Bool);
     if zero_is_valid {
-        e.op("Not", &[set], &[])
-    } else {
-        set
+        set = e.op("Not", &[set], &[]);
     }
+    if !one_row {
+        return set;
+    }
+    // One mask for all batch rows is spread over them.
+    let shape = e.target(&[Size::Value(batch), Size::Const(1)]);
+    e.op("Expand", &[set, shape], &[])
 }
 
 /// A graph input with the budget of each level, as VccSelect takes them, whose default is the plan's.

@@ -5,7 +5,7 @@ use crate::flow::{self, Flow, Site, describe};
 use crate::layout::{Axis, Factor, Layout, Role, feature, has_tokens};
 use crate::reach::Reach;
 use crate::refusal::{Code, Refusal};
-use onnx_model::{Graph, NodeId, ValueId};
+use onnx_model::{DataType, Graph, NodeId, ValueId};
 use std::collections::BTreeMap;
 
 /// The order of the axes of the residual stream.
@@ -115,6 +115,20 @@ pub fn analyse(
         ),
         trail: Vec::new(),
     })?;
+    let dtype = samples.dtype(input);
+    if !matches!(
+        dtype,
+        Some(DataType::Float | DataType::Float16 | DataType::Bfloat16)
+    ) {
+        return Err(Refusal::new(
+            Code::DataType,
+            first,
+            format!(
+                "The residual stream '{}' has data type {dtype:?}.",
+                graph.value(input).name
+            ),
+        ));
+    }
     // The orders are hypotheses: only the right one gets through all operators. The first order's failure is the one to tell,
     // unless another got further.
     let mut failure: Option<(usize, Refusal)> = None;
@@ -255,6 +269,22 @@ fn follow(
             ),
         ));
     };
+    let batch_axis = scores_layout
+        .0
+        .iter()
+        .find(|axis| crate::layout::has_batch(axis));
+    let mixed = scores_layout
+        .0
+        .get(query_axis)
+        .is_some_and(|axis| axis.len() != 1)
+        || batch_axis.is_some_and(|axis| axis.first().is_some_and(|f| f.role != Role::Batch));
+    if mixed {
+        return Err(refuse(
+            softmax,
+            Code::Axes,
+            format!("Its scores {scores_layout} have queries or batch merged with other axes."),
+        ));
+    }
     let satellites = BTreeMap::new();
     Ok(BlockAxes {
         satellites,

@@ -5,7 +5,7 @@
 //! be read. Between two neighbouring cuts lies a segment; a block begins at the cut before a segment with an attention and
 //! ends where the next begins.
 
-use crate::block::{self, BlockAxes};
+use crate::block::{self, BlockAxes, StreamOrder};
 use crate::dim::{Dim, Samples};
 use crate::flow::describe;
 use crate::masks;
@@ -72,14 +72,40 @@ pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
             })
             .collect();
         assigned.extend(found);
-        if !new.is_empty() {
-            streams.push(Stream {
-                blocks: new,
-                output,
-            });
-        }
+        streams.extend(
+            by_token_axis(new)
+                .into_iter()
+                .map(|blocks| Stream { blocks, output }),
+        );
     }
     streams
+}
+
+/// Splits blocks where the tokens become others (pooling, a token joined, attention over another axis): each run has its own
+/// partition. A refused block stays with the blocks before it.
+fn by_token_axis(blocks: Vec<Block>) -> Vec<Vec<Block>> {
+    let mut runs: Vec<Vec<Block>> = Vec::new();
+    let mut current: Option<(Dim, Dim, StreamOrder)> = None;
+    for block in blocks {
+        let sizes = block
+            .axes
+            .as_ref()
+            .ok()
+            .map(|a| (a.batch, a.tokens, a.order));
+        let same = match (current, sizes) {
+            (Some(before), Some(here)) => before == here,
+            _ => true,
+        };
+        current = sizes.or(current);
+        match runs.last_mut() {
+            Some(run) if same => run.push(block),
+            _ => {
+                current = sizes;
+                runs.push(vec![block]);
+            }
+        }
+    }
+    runs
 }
 
 /// A softmax that may be an attention's, with the products before it.

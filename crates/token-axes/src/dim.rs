@@ -50,7 +50,8 @@ impl fmt::Debug for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.constant() {
             Some(c) => write!(f, "{c}"),
-            None => write!(f, "{:?}", self.0),
+            // The sample sizes would tell a reader nothing.
+            None => f.write_str("?"),
         }
     }
 }

@@ -36,6 +36,17 @@ pub type Axis = Vec<Factor>;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layout(pub Vec<Axis>);
 
+impl Layout {
+    /// Takes back that padding rows have weight 0: after an operator that does not keep 0 at 0.
+    pub fn weaken(&mut self) {
+        for factor in self.0.iter_mut().flatten() {
+            if factor.role == Role::Attended {
+                factor.role = Role::Token;
+            }
+        }
+    }
+}
+
 /// The size of an axis.
 pub fn axis_size(axis: &Axis) -> Dim {
     axis.iter().fold(Dim::ONE, |acc, f| acc.times(f.size))

@@ -3,7 +3,7 @@
 //! Both are read off the masks' *values* at the sample sizes, not off the operators that build them.
 
 use crate::block::BlockAxes;
-use crate::dim::{Dim, Samples};
+use crate::dim::{Dim, SAMPLES, Samples};
 use crate::flow::{External, describe};
 use crate::interp::Content;
 use crate::layout::has_tokens;
@@ -20,29 +20,37 @@ pub fn check(
     core: &[NodeId],
 ) -> Result<(), Refusal> {
     for &id in core {
+        let node = graph.node(id);
         for external in &axes.flows[&id].externals {
             let tokens: Vec<usize> = token_axes(external);
             let [first, second] = tokens[..] else {
                 continue;
             };
+            // An index of relative positions moves numbers; it blocks nothing.
+            if node.op_type == "GatherElements" {
+                continue;
+            }
             let name = &graph.value(external.value).name;
-            let refuse = |code, reason| Refusal {
-                code,
-                node: describe(graph.node(id)),
-                reason,
-                trail: Vec::new(),
-            };
-            match is_triangular(samples, external, first, second) {
+            let refuse = |code, reason| Refusal::new(code, describe(node), reason);
+            if compares_inputs(graph, samples, external.value) {
+                return Err(refuse(
+                    Code::MaskUndecided,
+                    format!(
+                        "'{name}' compares values of the model's inputs in order; it may be causal."
+                    ),
+                ));
+            }
+            match is_one_sided(samples, external, &node.op_type, first, second) {
                 Some(true) => {
                     return Err(refuse(
                         Code::Causal,
                         format!(
-                            "'{name}' treats earlier and later tokens differently, as a causal mask does."
+                            "'{name}' lets one token see another that may not see it, as a causal mask does."
                         ),
                     ));
                 }
                 Some(false) => {}
-                None if orders_tokens(graph, external.value) => {
+                None if !spreads_inputs(graph, samples, axes, external.value) => {
                     return Err(refuse(
                         Code::MaskUndecided,
                         format!(
@@ -63,16 +71,17 @@ fn token_axes(external: &External) -> Vec<usize> {
         .collect()
 }
 
-/// Whether all values above the diagonal are one value that the diagonal does not have, while below it there are others (or
-/// the same below). `None` if no sample tells the values.
-fn is_triangular(
+/// Whether some token sees another that may not see it. `None` if no sample tells the values. Keys that no query sees are
+/// padding and do not count. The sample with padding is left out: its padded queries see what its valid ones are not seen by.
+fn is_one_sided(
     samples: &Samples,
     external: &External,
+    op: &str,
     first: usize,
     second: usize,
 ) -> Option<bool> {
     let mut known = false;
-    for facts in &samples.0 {
+    for facts in samples.0.iter().take(SAMPLES - 1) {
         let (Some(content), Some(shape)) =
             (facts.content(external.value), facts.shape(external.value))
         else {
@@ -83,16 +92,16 @@ fn is_triangular(
         let (Some(a), Some(b)) = (first.checked_sub(skip), second.checked_sub(skip)) else {
             continue;
         };
-        let n = shape[a] as usize;
-        if shape[b] as usize != n || n < 2 || values.len() != shape.iter().product::<i64>() as usize
-        {
+        let n = shape[a].max(0) as usize;
+        if shape[b] != shape[a] || n < 2 || values.len() as i64 != shape.iter().product::<i64>() {
             continue;
         }
         known = true;
+        let is_bool = matches!(content, Content::Bool(_));
         let strides = strides(shape);
         for offset in offsets(shape, &strides, a, b) {
             let at = |i: usize, j: usize| values[offset + i * strides[a] + j * strides[b]];
-            if triangular(n, &at) || triangular(n, &|i, j| at(j, i)) {
+            if one_sided(n, is_bool, op, &at) || one_sided(n, is_bool, op, &|i, j| at(j, i)) {
                 return Some(true);
             }
         }
@@ -100,13 +109,27 @@ fn is_triangular(
     known.then_some(false)
 }
 
-fn triangular(n: usize, at: &dyn Fn(usize, usize) -> f64) -> bool {
-    let blocked = at(0, 1);
-    let is_blocked = |x: f64| x == blocked || (x <= -1e30 && blocked <= -1e30);
-    let above = (0..n).all(|i| (i + 1..n).all(|j| is_blocked(at(i, j))));
-    let diagonal = (0..n).all(|i| !is_blocked(at(i, i)));
-    let below = (1..n).any(|i| (0..i).any(|j| !is_blocked(at(i, j))));
-    above && diagonal && below
+/// How far below the largest score of its row a score is blocked.
+const BLOCKED: f64 = 1e3;
+
+fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
+    let largest: Vec<f64> = (0..n)
+        .map(|i| (0..n).map(|j| at(i, j)).fold(f64::NEG_INFINITY, f64::max))
+        .collect();
+    let blocked = |i: usize, j: usize| {
+        let x = at(i, j);
+        // Of a condition either value may be the blocking one: what counts is that the two directions differ.
+        (is_bool && x == 0.0)
+            || (op == "Mul" && x == 0.0)
+            || (!is_bool && x <= largest[i] - BLOCKED)
+    };
+    let padding: Vec<bool> = (0..n)
+        .map(|j| {
+            let column = (0..n).filter(|&i| blocked(i, j)).count();
+            column == n || (is_bool && column == 0)
+        })
+        .collect();
+    (0..n).any(|i| (0..i).any(|j| !padding[i] && !padding[j] && blocked(i, j) != blocked(j, i)))
 }
 
 fn strides(shape: &[i64]) -> Vec<usize> {
@@ -140,28 +163,65 @@ fn numbers(content: &Content) -> Vec<f64> {
     }
 }
 
-/// Whether a value whose content is unknown could order two tokens at all: a comparison, a triangle or a table is needed.
-fn orders_tokens(graph: &Graph, value: ValueId) -> bool {
+/// Whether a value with two token axes is made by comparing, in order, values that depend on the content of graph inputs
+/// (positions that are given from outside, say): its values at the samples prove nothing.
+fn compares_inputs(graph: &Graph, samples: &Samples, value: ValueId) -> bool {
     Reach::new(graph).ancestors(graph, value).iter().any(|&v| {
-        if graph.is_initializer(v) {
-            return graph.tensor(v).is_some_and(|t| {
-                let dims = t.dims();
-                dims.len() >= 2
-                    && dims[dims.len() - 1] == dims[dims.len() - 2]
-                    && dims[dims.len() - 1] > 1
-            });
+        graph.value(v).producer().is_some_and(|(n, _)| {
+            let node = graph.node(n);
+            let ordered = matches!(
+                node.op_type.as_str(),
+                "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual"
+            );
+            // Both sides vary: a comparison with a constant tells valid tokens from padding.
+            ordered
+                && node.inputs.iter().flatten().all(|&i| {
+                    samples.0.first().is_some_and(|f| f.assumed(i))
+                        && samples
+                            .shape(i)
+                            .is_some_and(|s| s.iter().any(|d| *d != Dim::ONE))
+                })
+        })
+    })
+}
+
+/// Whether a value of unknown content is nothing but inputs of one token axis spread over pairs: it then blocks a pair for
+/// what its tokens are, never for their order.
+fn spreads_inputs(graph: &Graph, samples: &Samples, axes: &BlockAxes, value: ValueId) -> bool {
+    const SMALL: usize = 4;
+    Reach::new(graph).ancestors(graph, value).iter().all(|&v| {
+        if graph.is_initializer(v) || graph.tensor(v).is_some() {
+            return graph
+                .tensor(v)
+                .and_then(|t| t.len())
+                .is_some_and(|len| len <= SMALL);
+        }
+        if graph.is_input(v) {
+            return is_token_vector(samples, v, axes);
         }
         graph.value(v).producer().is_some_and(|(n, _)| {
             matches!(
                 graph.node(n).op_type.as_str(),
-                "Trilu"
-                    | "Less"
-                    | "LessOrEqual"
-                    | "Greater"
-                    | "GreaterOrEqual"
-                    | "EyeLike"
+                "Cast"
+                    | "Not"
+                    | "And"
+                    | "Or"
+                    | "Equal"
+                    | "Sub"
+                    | "Add"
+                    | "Mul"
+                    | "Where"
+                    | "Unsqueeze"
+                    | "Squeeze"
+                    | "Expand"
+                    | "Reshape"
+                    | "Identity"
+                    | "Transpose"
+                    | "Neg"
+                    | "Shape"
                     | "Constant"
-            ) && graph.node(n).op_type != "Constant"
+                    | "ConstantOfShape"
+            )
         })
     })
 }

@@ -38,6 +38,9 @@ pub enum Code {
     /// The attention is not self-attention over one residual stream (cross-attention, or no cut around it).
     #[serde(rename = "R-NOT-SELF-ATTENTION")]
     NotSelfAttention,
+    /// The residual stream has a data type that the operators do not take.
+    #[serde(rename = "R-DATA-TYPE")]
+    DataType,
     /// An external value whose rows for the compressed sequence cannot be derived.
     #[serde(rename = "R-EXTERNAL")]
     External,
@@ -58,6 +61,7 @@ impl Code {
             Code::Axes => "R-AXES",
             Code::ManyAttentions => "R-MANY-ATTENTIONS",
             Code::NotSelfAttention => "R-NOT-SELF-ATTENTION",
+            Code::DataType => "R-DATA-TYPE",
             Code::External => "R-EXTERNAL",
         }
     }
@@ -96,6 +100,7 @@ impl Code {
             Code::NotSelfAttention => {
                 "Cross-attention is not compressed; the encoder's own blocks can be."
             }
+            Code::DataType => "Export the model in float32, float16 or bfloat16.",
             Code::External => {
                 "Export the model so that masks and position biases are built from its inputs."
             }

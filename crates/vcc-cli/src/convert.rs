@@ -97,6 +97,19 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         .output
         .clone()
         .unwrap_or_else(|| source::default_output(&options.model));
+    let mut files = vec![
+        ("The model", options.model.as_path()),
+        ("the output", output.as_path()),
+    ];
+    files.extend(options.plan.as_deref().map(|p| ("the plan", p)));
+    files.extend(
+        options
+            .emit_plan
+            .as_deref()
+            .map(|p| ("the written plan", p)),
+    );
+    files.extend(options.report.as_deref().map(|p| ("the report", p)));
+    source::all_different(&files)?;
     let model = source::open(&options.model)?;
     let mut after = |pass: &Pass, conversion: &Conversion| {
         if options.print_after.iter().any(|p| p == pass.name) {
@@ -117,7 +130,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let mut conversion = convert(model, request, form, &mut hooks)
         .with_context(|| options.model.display().to_string())?;
     if let Some(path) = &options.emit_plan {
-        write(path, &conversion.plan.to_toml()?)?;
+        source::write_text(path, &conversion.plan.to_toml()?)?;
     }
     if options.dry_run {
         print!("{}", conversion.plan.to_toml()?);
@@ -136,16 +149,11 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
             &options.model,
             &output,
         ))?;
-        write(path, &(json + "\n"))?;
+        source::write_text(path, &(json + "\n"))?;
     }
     eprint!("{}", report::summary(&conversion));
     println!("{}", output.display());
     Ok(Verdict::Ok)
-}
-
-fn write(path: &std::path::Path, text: &str) -> Result<()> {
-    std::fs::write(path, text)
-        .map_err(|e| Usage(format!("{} cannot be written: {e}.", path.display())).into())
 }
 
 fn request(options: &Options) -> Result<Request> {

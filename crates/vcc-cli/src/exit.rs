@@ -55,8 +55,11 @@ fn of_error(error: &anyhow::Error) -> u8 {
         if cause.is::<Usage>() {
             return USAGE;
         }
-        if cause.is::<onnx_model::Error>() {
-            return BAD_MODEL;
+        match cause.downcast_ref::<onnx_model::Error>() {
+            // Where to write is the user's choice.
+            Some(onnx_model::Error::Write(_)) => return USAGE,
+            Some(_) => return BAD_MODEL,
+            None => {}
         }
         match cause.downcast_ref::<Error>() {
             Some(Error::Usage(_) | Error::Plan(_)) => return USAGE,

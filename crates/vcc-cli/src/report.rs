@@ -130,7 +130,10 @@ pub(crate) fn summary(conversion: &Conversion) -> String {
         let _ = writeln!(out, "  padding mask: {mask}");
         let sizes: Vec<String> = [512, 4096, 16384]
             .iter()
-            .map(|&n| format!("{} of {n}", rows(plan, n, 1)))
+            .map(|&n| match rows(plan, n, 1) {
+                r if r < n => format!("{r} of {n}"),
+                _ => format!("all of {n}"),
+            })
             .collect();
         let _ = writeln!(
             out,

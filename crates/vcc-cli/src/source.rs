@@ -90,19 +90,64 @@ pub(crate) fn default_output(model: &Path) -> PathBuf {
     model.with_file_name(format!("{stem}.vcc.onnx"))
 }
 
+/// The place a path names, whether or not something is there already.
+fn place(path: &Path) -> PathBuf {
+    if let Ok(place) = path.canonicalize() {
+        return place;
+    }
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    folder.join(path.file_name().unwrap_or_default())
+}
+
+/// Refuses files of one command that are the same: one would be written over another.
+pub(crate) fn all_different(files: &[(&str, &Path)]) -> Result<()> {
+    for (i, (what, path)) in files.iter().enumerate() {
+        if let Some((other, _)) = files.iter().take(i).find(|(_, p)| place(p) == place(path)) {
+            return Err(Usage(format!(
+                "{what} and {other} are the same file, {}; choose another name.",
+                path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Writes a text beside its target and then in its place, so that no half of it is ever seen.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    let refuse =
+        |e: &dyn std::fmt::Display| Usage(format!("{} cannot be written: {e}.", path.display()));
+    regular_or_new(path)?;
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| refuse(&e))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| refuse(&e))?;
+    file.persist(path).map_err(|e| refuse(&e.error))?;
+    Ok(())
+}
+
+/// A directory, a device or a pipe is never replaced by a file.
+fn regular_or_new(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(Usage(format!(
+            "{} exists and is not a regular file.",
+            path.display()
+        ))
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a converted model. It never takes the original's place, and its external data must lie beside it as before.
 pub(crate) fn save(model: &Model, original: &Path, output: &Path) -> Result<()> {
-    let same = match (original.canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => original == output,
-    };
-    if same {
-        return Err(Usage(format!(
-            "The output {} is the input; choose another name with -o.",
-            output.display()
-        ))
-        .into());
-    }
+    all_different(&[("The model", original), ("the output", output)])?;
+    regular_or_new(output)?;
     let files = model.external_files();
     if let Some(file) = files.first() {
         let folder = |p: &Path| {

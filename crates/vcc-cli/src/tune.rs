@@ -121,8 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let plan = at(&base, met);
     let text = plan.to_toml()?;
     if let Some(path) = &options.emit_plan {
-        std::fs::write(path, &text)
-            .map_err(|e| Usage(format!("{} cannot be written: {e}.", path.display())))?;
+        source::write_text(path, &text)?;
     }
     print!("{text}");
     Ok(Verdict::Ok)

@@ -1,8 +1,8 @@
 //! Operators that compute each element from the elements at the same place of their inputs.
 
-use super::{External, Flow, Operand, Site, align};
+use super::{Flow, Operand, Site, align};
 use crate::dim::Dim;
-use crate::layout::{Axis, Layout, axis_size, feature, has_tokens};
+use crate::layout::{Axis, Layout, Role, axis_size, feature, has_tokens, is_feature};
 use crate::refusal::{Code, Refusal};
 
 /// Whether the operator is elementwise with broadcasting over all its inputs.
@@ -99,12 +99,57 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
 }
 
 fn unary(site: &Site<'_>) -> Result<Flow, Refusal> {
-    let layout = site.core_operand(0)?;
+    let mut layout = site.core_operand(0)?;
+    let links = site.same_axes(&layout, 0);
+    if site.node.op_type == "Clip" {
+        layout.weaken();
+    }
     Ok(Flow {
-        links: site.same_axes(&layout, 0),
+        links,
         outputs: site.all_outputs(layout),
         ..Flow::default()
     })
+}
+
+/// Whether a quantisation parameter has one entry per token (of a static length).
+fn is_per_token(site: &Site<'_>, shape: &[Dim]) -> Result<bool, Refusal> {
+    if shape.iter().all(|d| *d == Dim::ONE) {
+        return Ok(false);
+    }
+    let layout = site.core_operand(0)?;
+    let axis = site.axis(site.node.attr_int("axis").unwrap_or(1), layout.0.len())?;
+    Ok(shape.len() != 1 || !is_feature(&layout.0[axis]))
+}
+
+/// Whether rows of weight 0 keep weight 0: only then may the axis be summed over afterwards.
+fn keeps_zero(site: &Site<'_>, operands: &[(usize, Operand)]) -> bool {
+    let attended = |index: usize| {
+        operands.iter().any(|(i, o)| {
+            *i == index
+                && matches!(o, Operand::Core(l) if l.0.iter().flatten().any(|f| f.role == Role::Attended))
+        })
+    };
+    match site.node.op_type.as_str() {
+        "Abs" | "And" | "Cast" | "Ceil" | "Dropout" | "Erf" | "Floor" | "Identity" | "IsInf"
+        | "IsNaN" | "LeakyRelu" | "Mul" | "Neg" | "Relu" | "Round" | "Sign" | "Sin" | "Sqrt"
+        | "Tanh" => true,
+        "Div" => attended(0) && !attended(1),
+        "Add" | "Sub" | "Sum" | "Max" | "Min" | "Mean" => {
+            operands.iter().all(|(i, _)| attended(*i))
+        }
+        "Where" => [1, 2].into_iter().all(|i| attended(i) || is_zero(site, i)),
+        _ => false,
+    }
+}
+
+/// Whether an input is the constant 0.
+fn is_zero(site: &Site<'_>, input: usize) -> bool {
+    let zero = |t: onnx_model::Tensor| t.to_f64s().is_some_and(|v| v.iter().all(|&x| x == 0.0));
+    let small = |t: &onnx_model::Tensor| t.len().is_some_and(|n| n <= 16);
+    site.input(input)
+        .and_then(|v| site.graph.tensor(v))
+        .filter(small)
+        .is_some_and(zero)
 }
 
 /// Scale and zero point are one number, or one per entry of a feature axis; a number computed from the tokens (dynamic
@@ -119,6 +164,9 @@ fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
     for i in 1..site.node.inputs.len() {
         match site.input(i).map(|_| site.operand(i)).transpose()? {
             Some(Operand::Core(layout)) if layout.0.iter().any(has_tokens) => {
+                return Err(site.refuse(Code::UnknownOp, "A scale per token."));
+            }
+            Some(Operand::External(_, shape)) if is_per_token(site, &shape)? => {
                 return Err(site.refuse(Code::UnknownOp, "A scale per token."));
             }
             Some(Operand::External(_, shape)) if shape.iter().any(|d| d.constant().is_none()) => {
@@ -186,7 +234,11 @@ pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refus
             }
         }
     }
-    flow.outputs = site.all_outputs(Layout(axes));
+    let mut layout = Layout(axes);
+    if !keeps_zero(site, &operands) {
+        layout.weaken();
+    }
+    flow.outputs = site.all_outputs(layout);
     Ok(flow)
 }
 
@@ -238,6 +290,10 @@ fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {
 }
 
 impl Operand {
+    pub(crate) fn is_one_number(&self) -> bool {
+        matches!(self, Operand::External(_, shape) if shape.iter().all(|d| *d == Dim::ONE))
+    }
+
     pub(crate) fn rank(&self) -> usize {
         match self {
             Operand::Core(layout) => layout.0.len(),
@@ -246,17 +302,19 @@ impl Operand {
     }
 }
 
-/// The externals of inputs that do not run over tokens (weights, biases); an error if one does.
-pub(super) fn plain_inputs(
+/// Checks inputs that must be parameters: not computed from the tokens, of constant shape. With a layout that they broadcast
+/// to, they must not run over its tokens or batch either (a table per position of a static model).
+pub(super) fn parameters(
     site: &Site<'_>,
     inputs: std::ops::Range<usize>,
-) -> Result<Vec<External>, Refusal> {
+    broadcast_to: Option<&Layout>,
+) -> Result<(), Refusal> {
     for i in inputs {
         if site.input(i).is_none() {
             continue;
         }
         match site.operand(i)? {
-            Operand::Core(layout) if layout.0.iter().all(crate::layout::is_feature) => {}
+            Operand::Core(layout) if layout.0.iter().all(is_feature) => {}
             Operand::Core(_) => {
                 return Err(site.refuse(
                     Code::UnknownOp,
@@ -264,15 +322,27 @@ pub(super) fn plain_inputs(
                 ));
             }
             Operand::External(value, shape) => {
+                let name = &site.graph.value(value).name;
                 if shape.iter().any(|d| d.constant().is_none()) {
-                    let name = &site.graph.value(value).name;
                     return Err(site.refuse(
                         Code::External,
                         format!("Its parameter '{name}' has no constant shape."),
                     ));
                 }
+                let axes = broadcast_to.map_or(&[][..], |l| &l.0);
+                let per_token = shape
+                    .iter()
+                    .rev()
+                    .zip(axes.iter().rev())
+                    .any(|(size, axis)| *size != Dim::ONE && !is_feature(axis));
+                if per_token {
+                    return Err(site.refuse(
+                        Code::External,
+                        format!("Its parameter '{name}' has an entry per token."),
+                    ));
+                }
             }
         }
     }
-    Ok(Vec::new())
+    Ok(())
 }

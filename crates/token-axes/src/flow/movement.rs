@@ -363,24 +363,57 @@ fn gather_elements(site: &Site<'_>) -> Result<Flow, Refusal> {
     Ok(flow)
 }
 
+/// Tile and Pad may change features only; a pad that is taken off again elsewhere would shift the tokens.
 fn resize_features(site: &Site<'_>) -> Result<Flow, Refusal> {
     let layout = site.core_operand(0)?;
+    let rank = layout.0.len();
     let target = site.output_shape(0)?;
-    let operand = site.input(1).and_then(|v| site.samples.constant_ints(v));
+    let changes = match site.node.op_type.as_str() {
+        "Pad" => padded(site, rank)?,
+        _ => (0..rank)
+            .map(|i| target[i] != axis_size(&layout.0[i]))
+            .collect(),
+    };
     let mut out = layout.clone();
-    for (axis, size) in out.0.iter_mut().zip(&target) {
+    for (i, axis) in out.0.iter_mut().enumerate() {
         if is_feature(axis) {
-            *axis = feature(*size);
-        } else if axis_size(axis) != *size || operand.is_none() {
+            *axis = feature(target[i]);
+        } else if changes[i] {
             return Err(site.refuse(
                 Code::TokenMixing,
-                "The number of tokens changes inside the block.",
+                "Tokens are added, repeated or shifted inside the block.",
             ));
         }
     }
+    // What is put in need not be 0.
+    out.weaken();
     Ok(Flow {
         links: site.same_axes(&layout, 0),
         outputs: site.all_outputs(out),
         ..Flow::default()
     })
+}
+
+/// Which axes a Pad pads or crops.
+fn padded(site: &Site<'_>, rank: usize) -> Result<Vec<bool>, Refusal> {
+    let unknown = || site.refuse(Code::UnknownShape, "Its pads are not constant.");
+    let ints = |input: usize| {
+        site.input(input)
+            .map(|v| site.samples.constant_ints(v).ok_or_else(unknown))
+            .transpose()
+    };
+    let pads = match site.node.attr_ints("pads") {
+        Some(pads) => pads,
+        None => ints(1)?.ok_or_else(unknown)?,
+    };
+    let axes = ints(3)?.unwrap_or_else(|| (0..rank as i64).collect());
+    if pads.len() != 2 * axes.len() {
+        return Err(unknown());
+    }
+    let (before, after) = pads.split_at(axes.len());
+    let mut out = vec![false; rank];
+    for ((axis, b), a) in axes.iter().zip(before).zip(after) {
+        out[site.axis(*axis, rank)?] |= *b != 0 || *a != 0;
+    }
+    Ok(out)
 }

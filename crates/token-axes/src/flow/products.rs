@@ -1,7 +1,7 @@
 //! Products: projections contract features with weights; the attention contracts features of queries and keys, then
 //! normalised keys with values. No other contraction may run over tokens.
 
-use super::elementwise::plain_inputs;
+use super::elementwise::parameters;
 use super::{Flow, FrameAxis, Operand, Site};
 use crate::dim::Dim;
 use crate::layout::{Axis, Layout, Role, axis_size, feature, has_batch, has_tokens, is_feature};
@@ -25,7 +25,17 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
                         );
                     }
                 } else {
-                    plain_inputs(site, i..i + 1)?;
+                    // The zero point of A is one number, what else there is belongs to the output's channels.
+                    let whole = flow
+                        .outputs
+                        .first()
+                        .map(|(_, l)| l.clone())
+                        .unwrap_or_default();
+                    let one_number = site.operand(i)?.is_one_number();
+                    if i == 2 && !one_number {
+                        return Err(site.refuse(Code::UnknownOp, "A zero point per token."));
+                    }
+                    parameters(site, i..i + 1, Some(&whole))?;
                 }
             }
             flow.outputs.truncate(1);
@@ -110,13 +120,19 @@ fn contract(
         }
     }
     for (_, letters, side) in &sides {
-        let Side::External(_, shape) = side else {
+        let Side::External(value, shape) = side else {
             continue;
         };
         for (&letter, &size) in letters.iter().zip(shape) {
             let known = axes.entry(letter).or_default();
             if known.is_empty() && size != Dim::ONE {
-                *known = site.free_axis(size)?;
+                // A weight's own axis is a feature, whatever its size; only a value of the tokens may bring tokens.
+                let weight = site.samples.0.iter().all(|f| f.constant(*value));
+                *known = if weight {
+                    feature(size)
+                } else {
+                    site.free_axis(size)?
+                };
             } else if size != Dim::ONE && axis_size(known) != size {
                 return Err(site.refuse(
                     Code::Axes,
@@ -209,9 +225,17 @@ fn matmul(site: &Site<'_>, trans_a: bool, trans_b: bool) -> Result<Flow, Refusal
 
 fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
     let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
-    let flow = matmul(site, flag("transA"), flag("transB"))?;
+    let mut flow = matmul(site, flag("transA"), flag("transB"))?;
     if site.input(2).is_some() {
-        plain_inputs(site, 2..3)?;
+        let whole = flow
+            .outputs
+            .first()
+            .map(|(_, l)| l.clone())
+            .unwrap_or_default();
+        parameters(site, 2..3, Some(&whole))?;
+        for (_, layout) in &mut flow.outputs {
+            layout.weaken();
+        }
     }
     Ok(flow)
 }
@@ -224,32 +248,49 @@ fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
         .chars()
         .filter(|c| !c.is_whitespace())
         .collect();
+    let unknown = |why: &str| site.refuse(Code::UnknownOp, format!("Einsum '{equation}' {why}."));
     let (left, right) = equation
         .split_once("->")
-        .filter(|_| !equation.contains('.'))
-        .ok_or_else(|| {
-            site.refuse(
-                Code::UnknownOp,
-                format!("Einsum '{equation}' without an explicit output, or with an ellipsis."),
-            )
-        })?;
+        .ok_or_else(|| unknown("without an explicit output"))?;
+    // An ellipsis stands for the leading axes; '0', '1', .. from the right name them.
+    let most = left
+        .split(',')
+        .enumerate()
+        .map(|(i, s)| Ok(rank_of(site, i)?.saturating_sub(s.replace("...", "").len())))
+        .collect::<Result<Vec<_>, Refusal>>()?
+        .into_iter()
+        .max()
+        .unwrap_or(0);
+    let letters = |term: &str, axes: usize| -> Vec<char> {
+        let spread: String = (0..axes)
+            .rev()
+            .filter_map(|i| char::from_digit(i as u32, 10))
+            .collect();
+        term.replace("...", &spread).chars().collect()
+    };
     let inputs: Vec<(usize, Vec<char>)> = left
         .split(',')
         .enumerate()
-        .map(|(i, s)| (i, s.chars().collect()))
-        .collect();
-    let output: Vec<char> = right.chars().collect();
-    if inputs.len() != site.node.inputs.len() {
-        return Err(site.refuse(
-            Code::UnknownOp,
-            format!("Einsum '{equation}' for {} inputs.", site.node.inputs.len()),
-        ));
+        .map(|(i, s)| {
+            Ok((
+                i,
+                letters(
+                    s,
+                    rank_of(site, i)?.saturating_sub(s.replace("...", "").len()),
+                ),
+            ))
+        })
+        .collect::<Result<_, Refusal>>()?;
+    let output = letters(right, most);
+    if inputs.len() != site.node.inputs.len()
+        || left.split(',').any(|s| s.matches("...").count() > 1)
+    {
+        return Err(unknown("does not fit its inputs"));
     }
-    if inputs.len() == 1 && inputs[0].1.iter().any(|l| !output.contains(l)) {
-        return Err(site.refuse(
-            Code::UnknownOp,
-            format!("Einsum '{equation}' as a reduction."),
-        ));
+    if let [(_, only)] = &inputs[..]
+        && only.iter().any(|l| !output.contains(l))
+    {
+        return Err(unknown("as a reduction"));
     }
     contract(site, &inputs, &output)
 }
@@ -257,7 +298,8 @@ fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
 /// `[B, C, n]` with kernel 1 is a projection of each token.
 fn conv(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut layout = site.core_operand(0)?;
-    plain_inputs(site, 1..site.node.inputs.len())?;
+    parameters(site, 1..site.node.inputs.len(), None)?;
+    layout.weaken();
     let ones = |name: &str| {
         site.node
             .attr_ints(name)

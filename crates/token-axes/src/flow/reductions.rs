@@ -1,6 +1,6 @@
 //! Norms and reductions: over features only.
 
-use super::elementwise::{broadcast, plain_inputs};
+use super::elementwise::{broadcast, parameters};
 use super::{Flow, Site};
 use crate::layout::{Layout, has_tokens, is_feature};
 use crate::refusal::{Code, Refusal};
@@ -40,7 +40,7 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         "LpNormalization" => normalise(site, 1, -1),
         "BatchNormalization" => {
             let layout = site.core_operand(0)?;
-            plain_inputs(site, 1..site.node.inputs.len())?;
+            parameters(site, 1..site.node.inputs.len(), None)?;
             if layout.0.get(1).is_some_and(|a| !is_feature(a)) {
                 return Err(site.refuse(Code::TokenMixing, "Normalised per token position."));
             }
@@ -96,8 +96,8 @@ fn over_feature(site: &Site<'_>, axis: Option<i64>) -> Result<Flow, Refusal> {
 }
 
 fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Result<Flow, Refusal> {
-    let layout = site.core_operand(0)?;
-    plain_inputs(site, first_parameter..site.node.inputs.len())?;
+    let mut layout = site.core_operand(0)?;
+    parameters(site, first_parameter..site.node.inputs.len(), Some(&layout))?;
     let axis = site.axis(
         site.node.attr_int("axis").unwrap_or(default_axis),
         layout.0.len(),
@@ -105,6 +105,8 @@ fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Resu
     if layout.0[axis..].iter().any(|a| !is_feature(a)) {
         return Err(site.refuse(Code::TokenMixing, "Normalised over tokens."));
     }
+    let links = site.same_axes(&layout, 0);
+    layout.weaken();
     let mut statistics = layout.clone();
     for a in &mut statistics.0[axis..] {
         a.clear();
@@ -128,7 +130,7 @@ fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Resu
         })
         .collect();
     Ok(Flow {
-        links: site.same_axes(&layout, 0),
+        links,
         outputs,
         ..Flow::default()
     })
@@ -137,7 +139,12 @@ fn normalise(site: &Site<'_>, first_parameter: usize, default_axis: i64) -> Resu
 /// Inputs: x, skip, gamma, (beta,) bias; outputs: normed, two statistics, the sum.
 fn skip_norm(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut flow = broadcast(site, &[0, 1])?;
-    plain_inputs(site, 2..site.node.inputs.len())?;
+    let sum = flow
+        .outputs
+        .first()
+        .map(|(_, l)| l.clone())
+        .unwrap_or_default();
+    parameters(site, 2..site.node.inputs.len(), Some(&sum))?;
     if let Some((_, layout)) = flow.outputs.first()
         && layout.0.last().is_none_or(|a| !is_feature(a))
     {
@@ -198,9 +205,19 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
             out.push(axis.clone());
         }
     }
+    let mut out = Layout(out);
+    let keeps_zero = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "Prod"];
+    if !site
+        .node
+        .op_type
+        .strip_prefix("Reduce")
+        .is_some_and(|op| keeps_zero.contains(&op))
+    {
+        out.weaken();
+    }
     Ok(Flow {
         links,
-        outputs: site.all_outputs(Layout(out)),
+        outputs: site.all_outputs(out),
         ..Flow::default()
     })
 }
