@@ -7,7 +7,7 @@ use onnx_model::{DataType, Dimension, Model, NodeId, ValueId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use token_axes::site::{Instance, Side};
-use token_axes::{Analysis, Layout};
+use token_axes::{Analysis, Dim, Layout};
 
 /// How the operators are written into the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,6 +43,8 @@ pub struct Conversion {
     pub(crate) selections: Vec<Selection>,
     /// Values with two token axes that are computed for all tokens all the same, and why.
     pub(crate) unhoisted: BTreeMap<ValueId, String>,
+    /// The batch and token sizes of each boolean VIP input.
+    pub(crate) vip_inputs: BTreeMap<String, (Dim, Dim)>,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
@@ -62,6 +64,7 @@ impl Conversion {
             shape_readers: Vec::new(),
             selections: Vec::new(),
             unhoisted: BTreeMap::new(),
+            vip_inputs: BTreeMap::new(),
             taken_apart: Vec::new(),
             biases: BTreeMap::new(),
         }

@@ -40,6 +40,8 @@ pub(crate) enum Ax {
 /// What has been re-created for one site.
 pub(crate) struct Hoist<'a> {
     samples: &'a Samples,
+    /// The number of tokens of the external that is being followed.
+    tokens: Dim,
     done: BTreeMap<(ValueId, Vec<Ax>), Option<Rep>>,
     depth: usize,
     /// Values with two token axes that were gathered as they stand, and why.
@@ -50,6 +52,7 @@ impl<'a> Hoist<'a> {
     pub(crate) fn new(samples: &'a Samples) -> Hoist<'a> {
         Hoist {
             samples,
+            tokens: Dim::ONE,
             done: BTreeMap::new(),
             depth: 0,
             stopped: BTreeMap::new(),
@@ -73,6 +76,9 @@ impl<'a> Hoist<'a> {
         if token_axes(&axes) < 2 {
             return None;
         }
+        let factors = external.frame.iter().flat_map(|a| &a.axis);
+        let tokens = factors.filter(|f| matches!(f.role, Role::Token | Role::Attended));
+        self.tokens = tokens.map(|f| f.size).next()?;
         let Some(rep) = self.derive(e, binding, external.value, &axes) else {
             self.stop(e, external.value);
             return None;
@@ -176,6 +182,14 @@ impl<'a> Hoist<'a> {
         axes: &[Ax],
     ) -> Option<Rep> {
         let shape = self.samples.shape(value)?;
+        // A table that is longer than the sequence can be indexed on one axis alone: an index over two axes together counts
+        // in the number of tokens.
+        let longer =
+            |(axis, size): (&Ax, &Dim)| matches!(axis, Ax::Token(_)) && *size != self.tokens;
+        let joint = token_axes(axes) > 1 || axes.contains(&Ax::Batch);
+        if joint && axes.iter().zip(&shape).any(longer) {
+            return None;
+        }
         let (mut frame, mut sides) = (Vec::new(), Vec::new());
         for (&axis, &size) in axes.iter().zip(&shape) {
             let role = match axis {

@@ -55,7 +55,13 @@ fn encoder(
     let one_row = mask
         .and_then(|m| analysis.samples.shape(m))
         .is_some_and(|s| s.first() == Some(&Dim::ONE) && axes.batch != Dim::ONE);
-    let vip_inputs = vip::resolve(c, &plan.vip, mask)?;
+    let vip_inputs = vip::resolve(
+        c,
+        &analysis.samples,
+        axes,
+        &plan.vip,
+        mask.filter(|_| !one_row),
+    )?;
     let vip_types: Vec<DataType> = vip_inputs
         .iter()
         .map(|v| {

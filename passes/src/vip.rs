@@ -5,27 +5,39 @@ use crate::emit::Emit;
 use crate::error::Error;
 use crate::plan::{VipSpec, VipTerm};
 use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
+use token_axes::{BlockAxes, Samples};
 
 /// Names that exporters give to the graph input with the token ids.
 pub const TOKEN_IDS: [&str; 4] = ["input_ids", "tokens", "token_ids", "ids"];
 /// Names that exporters give to the graph input with the token types.
 pub const TOKEN_TYPES: [&str; 3] = ["token_type_ids", "segment_ids", "token_types"];
 
-/// The inputs that a specification reads, resolved before anything is emitted.
+/// The inputs that a specification reads, resolved before anything is emitted. `like` is an input of shape `[B, n]` whose
+/// declared dimensions a new input takes over.
 pub(crate) fn resolve(
     c: &mut Conversion,
+    samples: &Samples,
+    axes: &BlockAxes,
     spec: &VipSpec,
     like: Option<ValueId>,
 ) -> Result<Vec<Option<ValueId>>, Error> {
     let mut out = Vec::new();
     for term in &spec.0 {
-        out.push(match term {
+        let input = match term {
             VipTerm::First(_) | VipTerm::Last(_) => None,
             VipTerm::TokenType(_) => Some(named(c, &TOKEN_TYPES, "token-type", "token types")?),
             VipTerm::Tokens(_) => Some(named(c, &TOKEN_IDS, "tokens", "token ids")?),
             VipTerm::ThroughToken(_) => Some(named(c, &TOKEN_IDS, "through-token", "token ids")?),
-            VipTerm::Input(name) => Some(new_input(c, name, like)?),
-        });
+            VipTerm::Input(name) => Some(new_input(c, axes, name, like)?),
+        };
+        if let Some(shape) = input.and_then(|v| samples.shape(v))
+            && shape != [axes.batch, axes.tokens]
+        {
+            return Err(Error::Usage(format!(
+                "--vip {spec}: the tokens of that input are not those of the encoder. Give the encoder its own --vip (for example --vip 1:first:1 for encoder 1)."
+            )));
+        }
+        out.push(input);
     }
     Ok(out)
 }
@@ -44,7 +56,20 @@ fn named(c: &Conversion, names: &[&str], term: &str, what: &str) -> Result<Value
         })
 }
 
-fn new_input(c: &mut Conversion, name: &str, like: Option<ValueId>) -> Result<ValueId, Error> {
+fn new_input(
+    c: &mut Conversion,
+    axes: &BlockAxes,
+    name: &str,
+    like: Option<ValueId>,
+) -> Result<ValueId, Error> {
+    let sizes = (axes.batch, axes.tokens);
+    if let Some(other) = c.vip_inputs.insert(name.to_owned(), sizes)
+        && other != sizes
+    {
+        return Err(Error::Usage(format!(
+            "--vip input:{name}: the encoders have different tokens. Give each its own input (for example --vip 1:input:{name}_1)."
+        )));
+    }
     let graph = &mut c.model.graph;
     if let Some(v) = graph.find_value(name) {
         let is_bool = graph.value(v).info().and_then(|i| i.dtype) == Some(DataType::Bool);
