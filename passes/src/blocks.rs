@@ -10,8 +10,8 @@ const MIN_OPSET: i64 = crate::bodies::MIN_OPSET;
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
     if opset < MIN_OPSET {
-        return Err(Error::Usage(format!(
-            "The model uses opset {opset} of ai.onnx; converted blocks need {MIN_OPSET} or newer. Export the model again, or raise its opset with onnx.version_converter."
+        return Err(Error::Unsupported(format!(
+            "E-OPSET: The model uses opset {opset} of ai.onnx; converted blocks need {MIN_OPSET} or newer. Export the model again, or raise its opset with onnx.version_converter."
         )));
     }
     if c.model
@@ -20,7 +20,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         .any(|id| c.model.graph.node(id).domain == crate::bodies::DOMAIN)
     {
         return Err(Error::Usage(
-            "The model has operators of ai.vcc: it is converted already. Convert the original instead.".into(),
+            "E-CONVERTED: The model has operators of ai.vcc: it is converted already. Convert the original instead.".into(),
         ));
     }
     c.model.graph.sort()?;

@@ -12,6 +12,9 @@ pub enum Error {
     /// No block can be converted.
     #[error("{0}")]
     NothingToConvert(String),
+    /// The model is in a form that is not supported at all.
+    #[error("{0}")]
+    Unsupported(String),
     /// The model itself.
     #[error(transparent)]
     Model(#[from] onnx_model::Error),

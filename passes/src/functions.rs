@@ -9,7 +9,21 @@ use onnx_model::NodeId;
 /// Nested calls deeper than this are a cycle.
 const MOST_ROUNDS: usize = 64;
 
+/// More nodes than this from functions are a bomb, not a model.
+const MOST_NODES: usize = 100_000;
+
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    let ours = c
+        .model
+        .functions()
+        .iter()
+        .any(|f| f.domain == crate::bodies::DOMAIN);
+    if ours || c.model.metadata(crate::clean_up::PLAN).is_some() {
+        return Err(Error::Usage(
+            "E-CONVERTED: The model is converted already (it records a plan, or has functions of ai.vcc). Convert the original instead.".into(),
+        ));
+    }
+    let mut nodes = 0;
     let mut inlined = false;
     for _ in 0..MOST_ROUNDS {
         let calls: Vec<NodeId> = c
@@ -32,10 +46,15 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         }
         inlined = true;
         for call in calls {
-            c.model.inline_call(call)?;
+            nodes += c.model.inline_call(call)?.len();
+            if nodes > MOST_NODES {
+                return Err(Error::Unsupported(format!(
+                    "E-FUNCTIONS: The model's functions unfold into more than {MOST_NODES} nodes. Export it without functions."
+                )));
+            }
         }
     }
-    Err(Error::Usage(
-        "The model's functions call each other without end.".into(),
+    Err(Error::Unsupported(
+        "E-FUNCTIONS: The model's functions call each other without end. Export it without functions.".into(),
     ))
 }

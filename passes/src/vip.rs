@@ -4,7 +4,7 @@ use crate::conversion::Conversion;
 use crate::emit::Emit;
 use crate::error::Error;
 use crate::plan::{VipSpec, VipTerm};
-use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
+use onnx_model::{AttrValue, DataType, Dimension, ValueId};
 use token_axes::{BlockAxes, Samples};
 
 /// Names that exporters give to the graph input with the token ids.
@@ -121,21 +121,13 @@ pub(crate) fn mask(
     union.unwrap_or(valid)
 }
 
-fn constant(e: &mut Emit<'_>, dtype: DataType, id: i64) -> ValueId {
-    let tensor = match dtype {
-        DataType::Int32 => Tensor::from_bytes(
-            DataType::Int32,
-            &[],
-            (id as i32).to_le_bytes().to_vec().into(),
-        ),
-        _ => Tensor::scalar_i64(id),
-    };
-    let name = e.name("id");
-    e.graph.add_initializer(&name, tensor)
-}
-
 fn equals(e: &mut Emit<'_>, input: ValueId, dtype: DataType, id: i64) -> ValueId {
-    let id = constant(e, dtype, id);
+    let input = if dtype == DataType::Int64 {
+        input
+    } else {
+        e.cast(input, DataType::Int64)
+    };
+    let id = e.int(id);
     e.op("Equal", &[input, id], &[])
 }
 

@@ -64,7 +64,12 @@ fn of_error(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<Error>() {
             Some(Error::Usage(_) | Error::Plan(_)) => return USAGE,
             Some(Error::NothingToConvert(_)) => return NOTHING_CONVERTIBLE,
-            Some(Error::Model(_) | Error::Verifier { .. } | Error::Rewrite { .. }) => {
+            Some(
+                Error::Unsupported(_)
+                | Error::Model(_)
+                | Error::Verifier { .. }
+                | Error::Rewrite { .. },
+            ) => {
                 return BAD_MODEL;
             }
             None => {}

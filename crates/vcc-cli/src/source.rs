@@ -16,9 +16,20 @@ use crate::exit::Usage;
 /// Metadata key of the original's sha256.
 pub(crate) const SOURCE: &str = "vcc.source_sha256";
 
-/// Opens a model; errors name the file.
+/// Opens a model; errors name the file. External data must be there and in the model's directory: it is mapped, not read.
 pub(crate) fn open(path: &Path) -> Result<Model> {
-    Model::open(path).with_context(|| path.display().to_string())
+    let name = || path.display().to_string();
+    let model = Model::open(path).with_context(name)?;
+    let graph = &model.graph;
+    for value in graph.value_ids() {
+        if let Some(tensor) = graph
+            .initializer(value)
+            .filter(onnx_model::Tensor::is_external)
+        {
+            tensor.read_raw().with_context(name)?;
+        }
+    }
+    Ok(model)
 }
 
 /// The sha256 of a file (of the .onnx file alone, not of its external data).

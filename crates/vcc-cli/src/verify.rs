@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long)]
     exact: bool,
     /// Fail if the mean cosine over the rows of an output is lower
-    #[arg(long, value_name = "C", conflicts_with = "exact")]
+    #[arg(long, value_name = "C", conflicts_with = "exact", value_parser = cosine)]
     min_cosine: Option<f64>,
     /// Count top-1 agreement for all outputs, not only for those named logits
     #[arg(long)]
@@ -41,6 +41,13 @@ pub(crate) struct Options {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn cosine(text: &str) -> std::result::Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|x| (-1.0..=1.0).contains(x))
+        .ok_or_else(|| "a cosine is a number from -1 to 1".to_owned())
 }
 
 /// Which runtime runs the models, and how.
