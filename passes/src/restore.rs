@@ -1,8 +1,9 @@
 //! Pass `restore`: fused attentions that pass `canonical` took apart are put back.
 //!
-//! In a block that was left alone the node comes back as it was. In a rewritten block it reads the rows' queries, keys and
-//! values, and one additive bias holds its masks at the rows' tokens and the count bias. It is spread over the query axis, since
-//! ONNX Runtime's ai.onnx Attention does not broadcast it there.
+//! In a block that was left alone the node comes back as it was. In a rewritten block an ai.onnx Attention reads the rows'
+//! queries, keys and values, and its mask at the rows' tokens with the count bias; ONNX Runtime gives rows without any key
+//! a meaning of its own there, which the products do not have. The mask is spread over the query axis, since that operator
+//! does not broadcast it there. Other fused attentions stay apart.
 
 use crate::canonical::{Mask, TakenApart};
 use crate::conversion::Conversion;
@@ -13,10 +14,15 @@ use onnx_model::{DataType, ValueId};
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
     for fused in std::mem::take(&mut c.taken_apart) {
-        let bias = c.biases.get(&fused.softmax).copied();
         let mut e = Emit::new(&mut c.model.graph, opset, "vcc/fused");
-        let bias = bias.map(|(bias, dtype)| total_bias(&mut e, &fused, bias, dtype));
-        put_back(&mut e, &fused, bias);
+        match (c.biases.get(&fused.softmax), fused.bias_input) {
+            (None, _) => put_back(&mut e, &fused, None),
+            (Some(&(bias, dtype)), Some(input)) => {
+                let bias = total_bias(&mut e, &fused, bias, dtype);
+                put_back(&mut e, &fused, Some((input, bias)));
+            }
+            (Some(_), None) => e.graph.remove_node(fused.fused),
+        }
     }
     Ok(())
 }
@@ -49,18 +55,13 @@ fn total_bias(e: &mut Emit<'_>, fused: &TakenApart, bias: ValueId, dtype: DataTy
     e.op("Expand", &[total, shape], &[])
 }
 
-fn put_back(e: &mut Emit<'_>, fused: &TakenApart, bias: Option<ValueId>) {
+fn put_back(e: &mut Emit<'_>, fused: &TakenApart, bias: Option<(usize, ValueId)>) {
     let mut inputs = fused.inputs.clone();
-    if let Some(bias) = bias {
-        for &mask in &fused.mask_inputs {
-            if let Some(slot) = inputs.get_mut(mask) {
-                *slot = None;
-            }
+    if let Some((input, bias)) = bias {
+        if inputs.len() <= input {
+            inputs.resize(input + 1, None);
         }
-        if inputs.len() <= fused.bias_input {
-            inputs.resize(fused.bias_input + 1, None);
-        }
-        inputs[fused.bias_input] = Some(bias);
+        inputs[input] = Some(bias);
     }
     for (i, value) in inputs.into_iter().enumerate() {
         e.graph.set_input(fused.fused, i, value);

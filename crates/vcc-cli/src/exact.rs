@@ -5,10 +5,11 @@ use crate::inputs::Bounds;
 use crate::source;
 use crate::verify::{Options, Report, compare_cases};
 use anyhow::{Context, Result};
+use onnx_model::DataType;
 use std::path::Path;
 use vcc_passes::Form;
 use vcc_passes::plan::Plan;
-use vcc_run::{ElementType, Padding, Session};
+use vcc_run::{Padding, Session};
 
 /// Relative tolerance of float32 models.
 const TOLERANCE: f64 = 1e-4;
@@ -57,10 +58,7 @@ pub(crate) fn verify(
     )?;
     // ONNX Runtime has read it; an interrupted run leaves nothing behind.
     drop(full);
-    let is_half = original
-        .outputs()
-        .iter()
-        .any(|o| o.element_type == Some(ElementType::F16));
+    let is_half = has_half_weights(&options.original)?;
     let tolerance = if is_half { TOLERANCE_F16 } else { TOLERANCE };
     let paddings = [
         Padding::None,
@@ -98,6 +96,15 @@ pub(crate) fn verify(
         cases: reports,
         skipped,
     })
+}
+
+/// Whether the model computes in float16, whatever its outputs are.
+fn has_half_weights(path: &Path) -> Result<bool> {
+    let graph = source::open(path)?.graph;
+    let is_half = |v| graph.value(v).info().and_then(|i| i.dtype) == Some(DataType::Float16);
+    Ok(graph
+        .value_ids()
+        .any(|v| graph.is_initializer(v) && is_half(v)))
 }
 
 fn same_bytes(a: &Path, b: &Path) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! ai.onnx Attention, opset 23 and newer: Q, K, V, mask; per head, or with heads side by side in the channels.
 
-use super::heads::{self, Heads, MaskValue, Restore};
+use super::heads::{self, Heads, MaskValue};
 use super::{TakenApart, input, one_output};
 use crate::emit::Emit;
 use onnx_model::{DataType, Node, NodeId};
@@ -52,10 +52,6 @@ pub(super) fn take_apart(
         Some(mask) if samples.dtype(mask)? == DataType::Bool => vec![MaskValue::Condition(mask)],
         Some(mask) => vec![MaskValue::Added(mask)],
     };
-    let restore = Restore {
-        bias_input: MASK,
-        mask_inputs: vec![MASK],
-    };
     heads::attend(
         e,
         dtype,
@@ -68,6 +64,6 @@ pub(super) fn take_apart(
         },
         &masks,
         channels,
-        restore,
+        Some(MASK),
     )
 }

@@ -18,12 +18,6 @@ pub(super) enum MaskValue {
     Condition(ValueId),
 }
 
-/// How the fused node is put back.
-pub(super) struct Restore {
-    pub(super) bias_input: usize,
-    pub(super) mask_inputs: Vec<usize>,
-}
-
 /// `[B, n, heads * size]` to `[B, heads, n, size]`.
 pub(super) fn split(e: &mut Emit<'_>, value: ValueId, heads: i64, size: i64) -> ValueId {
     let split = e.reshape(
@@ -55,7 +49,7 @@ pub(super) fn attend(
     heads: &Heads,
     masks: &[MaskValue],
     channels: Option<i64>,
-    restore: Restore,
+    bias_input: Option<usize>,
 ) -> Option<TakenApart> {
     let output = node.outputs.first().copied().flatten()?;
     let scale = e.float(dtype, heads.scale);
@@ -91,7 +85,6 @@ pub(super) fn attend(
         softmax,
         masks: nodes,
         output,
-        bias_input: restore.bias_input,
-        mask_inputs: restore.mask_inputs,
+        bias_input,
     })
 }

@@ -2,9 +2,10 @@
 //! stream (SkipLayerNormalization with its sum as an output) into an addition and a norm.
 //!
 //! The analysis, the count bias and selection need the scores before the softmax. The fused operators are kept aside and put
-//! back by pass `restore`, in blocks that were left alone as they were, in rewritten blocks with the masks and the count bias
-//! in their bias input. Attentions that no block can have (caches, causal masks, cross-attention layouts) stay as they are and
-//! are refused by the analysis.
+//! back by pass `restore`: in blocks that were left alone as they were, in rewritten blocks those of ai.onnx, with their mask and
+//! the count bias in one. The operators of com.microsoft stay apart there: ONNX Runtime before 1.21 wants their bias input
+//! spread over batch and heads, and with a bias they are no faster than the products. Attentions that no block can have
+//! (caches, causal masks, cross-attention layouts) stay as they are and are refused by the analysis.
 
 mod attention23;
 mod heads;
@@ -30,10 +31,9 @@ pub(crate) struct TakenApart {
     pub(crate) masks: Vec<Mask>,
     /// The value that the fused node computed.
     pub(crate) output: ValueId,
-    /// Which input takes an additive bias `[B, heads, queries, keys]`.
-    pub(crate) bias_input: usize,
-    /// The masks among the inputs; the bias takes their place.
-    pub(crate) mask_inputs: Vec<usize>,
+    /// The input that holds the mask and takes the count bias with it; `None` for an operator that stays apart in rewritten
+    /// blocks.
+    pub(crate) bias_input: Option<usize>,
 }
 
 /// One node that masks the scores.

@@ -1,7 +1,7 @@
 //! com.microsoft MultiHeadAttention: query, key, value `[B, n, heads * size]`, bias of the three projections, key padding mask,
 //! attention bias.
 
-use super::heads::{self, Heads, MaskValue, Restore};
+use super::heads::{self, Heads, MaskValue};
 use super::{TakenApart, input, one_output};
 use crate::emit::{Emit, Size};
 use onnx_model::{DataType, Node, NodeId, ValueId};
@@ -59,10 +59,6 @@ pub(super) fn take_apart(
         )?));
     }
     masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
-    let restore = Restore {
-        bias_input: ATTENTION_BIAS,
-        mask_inputs: vec![KEY_PADDING, ATTENTION_BIAS],
-    };
     heads::attend(
         e,
         dtype,
@@ -75,7 +71,7 @@ pub(super) fn take_apart(
         },
         &masks,
         Some(channels[2]),
-        restore,
+        None,
     )
 }
 

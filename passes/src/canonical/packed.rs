@@ -1,6 +1,6 @@
 //! com.microsoft Attention: the input with packed weights of the three projections.
 
-use super::heads::{self, Heads, MaskValue, Restore};
+use super::heads::{self, Heads, MaskValue};
 use super::multi_head::{key_padding, mask_index};
 use super::{TakenApart, input, one_output};
 use crate::emit::Emit;
@@ -71,10 +71,6 @@ pub(super) fn take_apart(
         }));
     }
     masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
-    let restore = Restore {
-        bias_input: ATTENTION_BIAS,
-        mask_inputs: vec![MASK, ATTENTION_BIAS],
-    };
     heads::attend(
         e,
         dtype,
@@ -87,6 +83,6 @@ pub(super) fn take_apart(
         },
         &masks,
         Some(sizes[2]),
-        restore,
+        None,
     )
 }

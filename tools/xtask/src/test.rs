@@ -31,6 +31,19 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &["crates/vcc-ops/tests/host.py"])
         })?;
     }
+    let folder = step("converting models for the hosts", converted_models)?;
+    for host in std::iter::once("py").chain(setup::HOSTS) {
+        let library = library();
+        let options = [
+            "tools/run_converted.py",
+            folder.to_str().context("the target's path is not UTF-8")?,
+            "--library",
+            library.to_str().context("the target's path is not UTF-8")?,
+        ];
+        step(&format!("converted models in {host}"), || {
+            script(&mut tally, host, &options)
+        })?;
+    }
     // cargo test builds the examples too.
     let generator = target().join("debug/examples/body_models");
     step("the function bodies against their specification", || {
@@ -43,6 +56,44 @@ pub(crate) fn all() -> Result<()> {
     println!("{} passed, {} failed", tally.passed, tally.failed);
     ensure!(tally.failed == 0, "there are failures");
     Ok(())
+}
+
+/// Models of different forms that are converted at full budget and run in every host beside their originals.
+const ON_HOSTS: [&str; 13] = [
+    "albert__ts17_sdpa",
+    "bart_encoder__ts17_sdpa",
+    "bert__dyn23_sdpa",
+    "bert__fp16_ts17_sdpa",
+    "bert__ortfused_ts17_sdpa",
+    "bert__ts14_eager",
+    "bert__ts17_sdpa",
+    "deberta_v3__ts17_eager",
+    "distilbert__dyn18_sdpa",
+    "roberta__ts17_sdpa",
+    "t5_encoder__dyn18_eager",
+    "t5_encoder__ts17_eager",
+    "vit__ts17_sdpa",
+];
+
+/// Puts each of them, original and converted, into a folder.
+fn converted_models() -> Result<PathBuf> {
+    let folder = target().join("hosts");
+    std::fs::create_dir_all(&folder)?;
+    for name in ON_HOSTS {
+        let original = folder.join(format!("{name}.onnx"));
+        std::fs::copy(
+            root().join(format!("fixtures/models/{name}.onnx")),
+            &original,
+        )?;
+        // cargo test builds the binaries too.
+        let mut convert = Command::new(target().join("debug/vcc-convert"));
+        run(convert
+            .arg(&original)
+            .args(["--refine", "all"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()))?;
+    }
+    Ok(folder)
 }
 
 /// The operator library that release builds make.
