@@ -1,6 +1,7 @@
 //! What the passes hand to each other.
 
 use crate::canonical::TakenApart;
+use crate::hoist::Tables;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
 use onnx_model::{DataType, Dimension, Model, NodeId, ValueId};
@@ -45,6 +46,8 @@ pub struct Conversion {
     pub(crate) unhoisted: BTreeMap<ValueId, String>,
     /// The batch and token sizes of each boolean VIP input.
     pub(crate) vip_inputs: BTreeMap<String, (Dim, Dim)>,
+    /// Externals over the distances of two tokens.
+    pub(crate) tables: Tables,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
@@ -65,6 +68,7 @@ impl Conversion {
             selections: Vec::new(),
             unhoisted: BTreeMap::new(),
             vip_inputs: BTreeMap::new(),
+            tables: Tables::default(),
             taken_apart: Vec::new(),
             biases: BTreeMap::new(),
         }

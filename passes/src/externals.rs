@@ -7,7 +7,7 @@
 use crate::conversion::{Binding, Conversion, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use crate::hoist::Hoist;
+use crate::hoist::{Hoist, Tables};
 use onnx_model::ValueId;
 use std::collections::BTreeMap;
 use token_axes::layout::has_batch;
@@ -25,7 +25,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             opset,
             format!("{}/external", site.prefix),
         );
-        let mut done = Gathered::new(&analysis.samples);
+        let mut done = Gathered::new(&analysis.samples, &mut c.tables);
         for instance in &site.instances {
             for (i, input) in instance.inputs.iter().enumerate() {
                 let Input::External(external, sides) = input else {
@@ -52,10 +52,10 @@ pub(crate) struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    pub(crate) fn new(samples: &'a Samples) -> Gathered<'a> {
+    pub(crate) fn new(samples: &'a Samples, tables: &'a mut Tables) -> Gathered<'a> {
         Gathered {
             done: BTreeMap::new(),
-            hoist: Hoist::new(samples),
+            hoist: Hoist::new(samples, tables),
         }
     }
 

@@ -7,12 +7,14 @@
 //! from sizes. The re-created operators compute the same functions of the same elements, so gathering before or after them
 //! gives the same bits.
 
+mod distance;
 mod follow;
 mod reps;
 
 use crate::conversion::Binding;
 use crate::emit::{Emit, Size};
 use crate::externals::take_leading;
+pub(crate) use distance::Tables;
 use onnx_model::ValueId;
 use reps::Rep;
 use std::collections::BTreeMap;
@@ -31,6 +33,9 @@ pub(crate) enum Ax {
     One,
     Batch,
     Token(Side),
+    /// The first and the second of two token axes, where a value is computed over distances.
+    First,
+    Second,
     /// Anything that stays as it is.
     Feature,
     /// Batch and features in one axis.
@@ -42,6 +47,9 @@ pub(crate) struct Hoist<'a> {
     samples: &'a Samples,
     /// The number of tokens of the external that is being followed.
     tokens: Dim,
+    tables: &'a mut Tables,
+    /// Places of distances in the tables, by the sides of the first and the second token axis.
+    indices: BTreeMap<(Side, Side), ValueId>,
     done: BTreeMap<(ValueId, Vec<Ax>), Option<Rep>>,
     depth: usize,
     /// Values with two token axes that were gathered as they stand, and why.
@@ -49,10 +57,12 @@ pub(crate) struct Hoist<'a> {
 }
 
 impl<'a> Hoist<'a> {
-    pub(crate) fn new(samples: &'a Samples) -> Hoist<'a> {
+    pub(crate) fn new(samples: &'a Samples, tables: &'a mut Tables) -> Hoist<'a> {
         Hoist {
             samples,
             tokens: Dim::ONE,
+            tables,
+            indices: BTreeMap::new(),
             done: BTreeMap::new(),
             depth: 0,
             stopped: BTreeMap::new(),
@@ -148,28 +158,42 @@ impl<'a> Hoist<'a> {
         value: ValueId,
         axes: &[Ax],
     ) -> Option<Rep> {
+        if axes.iter().all(|a| matches!(a, Ax::One | Ax::Feature)) {
+            return Some(Rep::whole(value, axes));
+        }
+        if axes.iter().any(|a| matches!(a, Ax::First | Ax::Second)) {
+            return self.over_distances(e, binding, value, axes);
+        }
         let key = (value, axes.to_vec());
         if let Some(rep) = self.done.get(&key) {
             return rep.clone();
         }
-        let rep = if axes.iter().all(|a| matches!(a, Ax::One | Ax::Feature)) {
-            Some(Rep::whole(value, axes))
-        } else {
-            let mut rep = None;
-            if self.depth < MAX_DEPTH {
-                self.depth += 1;
-                rep = self.follow(e, binding, value, axes);
-                self.depth -= 1;
+        let mut rep = self
+            .by_distance(e, binding, value, axes)
+            .or_else(|| self.follow_deeper(e, binding, value, axes));
+        if rep.is_none() {
+            rep = self.take(e, binding, value, axes);
+            if rep.is_some() && token_axes(axes) > 1 {
+                self.stop(e, value);
             }
-            if rep.is_none() {
-                rep = self.take(e, binding, value, axes);
-                if rep.is_some() && token_axes(axes) > 1 {
-                    self.stop(e, value);
-                }
-            }
-            rep
-        };
+        }
         self.done.insert(key, rep.clone());
+        rep
+    }
+
+    fn follow_deeper(
+        &mut self,
+        e: &mut Emit<'_>,
+        binding: &Binding,
+        value: ValueId,
+        axes: &[Ax],
+    ) -> Option<Rep> {
+        if self.depth == MAX_DEPTH {
+            return None;
+        }
+        self.depth += 1;
+        let rep = self.follow(e, binding, value, axes);
+        self.depth -= 1;
         rep
     }
 
@@ -196,7 +220,7 @@ impl<'a> Hoist<'a> {
                 Ax::One | Ax::Feature => Role::Feature,
                 Ax::Batch => Role::Batch,
                 Ax::Token(_) => Role::Token,
-                Ax::Merged => return None,
+                Ax::First | Ax::Second | Ax::Merged => return None,
             };
             frame.push(FrameAxis {
                 axis: vec![Factor { role, size }],
@@ -238,7 +262,8 @@ fn axis(axis: &FrameAxis, side: Option<Side>) -> Ax {
 }
 
 fn token_axes(axes: &[Ax]) -> usize {
-    axes.iter().filter(|a| matches!(a, Ax::Token(_))).count()
+    let is_token = |a: &&Ax| matches!(a, Ax::Token(_) | Ax::First | Ax::Second);
+    axes.iter().filter(is_token).count()
 }
 
 /// The size of an axis at the rows.

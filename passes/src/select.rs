@@ -13,7 +13,7 @@ use onnx_model::{DataType, Dimension, NodeId, ValueId};
 use std::collections::BTreeMap;
 use token_axes::layout::{has_batch, has_tokens};
 use token_axes::site::{Input, Instance, Side};
-use token_axes::{Analysis, BlockAxes, Layout, Samples};
+use token_axes::{Analysis, BlockAxes, Layout};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = c.analysis.take() else {
@@ -40,6 +40,7 @@ fn score(
     let axes = block.axes.as_ref().map_err(|r| r.to_string())?;
     let p = encoder.partition.ok_or("there is no partition")?;
     let opset = c.opset();
+    let tables = &mut c.tables;
     let mut e = Emit::new(&mut c.model.graph, opset, format!("{}/select", s.prefix));
     let [rows, row_token, _] = compress(&mut e, encoder, &p, s.state, s.candidates);
     let (start, end) = (e.ints(&[0]), e.ints(&[i64::MAX]));
@@ -75,7 +76,7 @@ fn score(
     };
     let scores = clone_scores(
         &mut e,
-        &analysis.samples,
+        Gathered::new(&analysis.samples, tables),
         &s.instances,
         s.scores,
         &binding,
@@ -102,13 +103,12 @@ fn score(
 /// Clones the nodes before the softmax and returns the clone of its input.
 fn clone_scores(
     e: &mut Emit<'_>,
-    samples: &Samples,
+    mut gathered: Gathered<'_>,
     instances: &[Instance],
     (place, output): (usize, usize),
     binding: &Binding,
     streams: &BTreeMap<Side, ValueId>,
 ) -> Result<ValueId, String> {
-    let mut gathered = Gathered::new(samples);
     let mut copies: Vec<NodeId> = Vec::with_capacity(instances.len());
     for instance in instances {
         let name = e.name(&e.graph.node(instance.node).name.clone());

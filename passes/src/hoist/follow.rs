@@ -231,10 +231,7 @@ impl Hoist<'_> {
     /// The numbers of the tokens, if the value is 0, 1, 2, ...
     fn range(&self, e: &mut Emit<'_>, binding: &Binding, node: &Node, axes: &[Ax]) -> Option<Rep> {
         let [Ax::Token(side)] = axes else { return None };
-        let constant = |i: usize| -> Option<Vec<i64>> {
-            self.samples.constant_ints(node.inputs.get(i).copied()??)
-        };
-        if constant(0)? != [0] || constant(2)? != [1] {
+        if !self.counts(node) {
             return None;
         }
         let mut value = binding.sides.get(side)?.token;
