@@ -146,6 +146,17 @@ pub(crate) struct Binding {
     pub(crate) rows_dim: Dimension,
 }
 
+impl Binding {
+    /// Whether the rows are the same values in the graph.
+    pub(crate) fn same_rows(&self, other: &Binding) -> bool {
+        let rows = |b: &Binding| -> Vec<(Side, ValueId, ValueId)> {
+            b.sides.iter().map(|(&s, r)| (s, r.token, r.flat)).collect()
+        };
+        (self.batch, self.batch_rows, self.tokens) == (other.batch, other.batch_rows, other.tokens)
+            && rows(self) == rows(other)
+    }
+}
+
 /// A rewritten block.
 pub(crate) struct Rewritten {
     /// For names and messages.

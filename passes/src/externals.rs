@@ -19,25 +19,28 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = &c.analysis else {
         return Ok(());
     };
-    for site in &c.sites {
-        let mut e = Emit::new(
-            &mut c.model.graph,
-            opset,
-            format!("{}/external", site.prefix),
-        );
+    // Blocks that share one compression have the same rows, and what is taken at them is taken once.
+    for group in c.sites.chunk_by(|a, b| a.binding.same_rows(&b.binding)) {
         let mut done = Gathered::new(&analysis.samples, &mut c.tables);
-        for instance in &site.instances {
-            for (i, input) in instance.inputs.iter().enumerate() {
-                let Input::External(external, sides) = input else {
-                    continue;
-                };
-                let value = done
-                    .gather(&mut e, &site.binding, instance, external, sides)
-                    .map_err(|reason| Error::Rewrite {
-                        block: site.prefix.clone(),
-                        reason,
-                    })?;
-                e.graph.set_input(instance.node, i, Some(value));
+        for site in group {
+            let mut e = Emit::new(
+                &mut c.model.graph,
+                opset,
+                format!("{}/external", site.prefix),
+            );
+            for instance in &site.instances {
+                for (i, input) in instance.inputs.iter().enumerate() {
+                    let Input::External(external, sides) = input else {
+                        continue;
+                    };
+                    let value = done
+                        .gather(&mut e, &site.binding, instance, external, sides)
+                        .map_err(|reason| Error::Rewrite {
+                            block: site.prefix.clone(),
+                            reason,
+                        })?;
+                    e.graph.set_input(instance.node, i, Some(value));
+                }
             }
         }
         c.unhoisted.extend(done.hoist.stopped());
@@ -45,7 +48,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     Ok(())
 }
 
-/// What has been gathered for a site already: a mask or rotary table that several nodes read alike is gathered once.
+/// What has been gathered for some rows already: a mask or rotary table that several nodes read alike is gathered once.
 pub(crate) struct Gathered<'a> {
     done: BTreeMap<String, ValueId>,
     hoist: Hoist<'a>,

@@ -42,7 +42,7 @@ pub(crate) enum Ax {
     Merged,
 }
 
-/// What has been re-created for one site.
+/// What has been re-created for some rows.
 pub(crate) struct Hoist<'a> {
     samples: &'a Samples,
     /// The number of tokens of the external that is being followed.

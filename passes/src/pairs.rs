@@ -3,7 +3,7 @@
 //! Bytes are those of one batch row at a given number of tokens, from the shapes of the analysis.
 
 use crate::conversion::{Conversion, Encoder};
-use crate::plan::{BlockMode, Capacity, EncoderPlan, Refine};
+use crate::plan::BlockMode;
 use onnx_model::ValueId;
 use token_axes::flow::describe;
 use token_axes::{Analysis, Dim, Layout, Role, Samples, Stream};
@@ -72,7 +72,8 @@ pub fn after(c: &Conversion, tokens: i64) -> Vec<Left> {
     let left = |encoder: &Encoder| {
         let stream = &analysis.streams[encoder.stream];
         let n = length(stream, tokens);
-        let rows = rows(&encoder.plan, n);
+        // How many VIP tokens capacity `auto` would count is not known: one is taken.
+        let rows = encoder.plan.rows(n, 1);
         let area = |block: usize| match encoder.plan.blocks.get(block) {
             Some(BlockMode::Vcc) => wide(rows) * wide(rows),
             Some(BlockMode::Local(Some(window))) => wide(n) * wide(n.min(*window)),
@@ -160,30 +161,6 @@ fn keep_largest(best: &mut Option<Pair>, pair: Pair) {
     }
 }
 
-/// The rows of a compressed block with `n` tokens. How many VIP tokens there are is not known with capacity `auto`: one is taken.
-fn rows(plan: &EncoderPlan, n: i64) -> i64 {
-    let slots = match plan.vip_capacity {
-        Capacity::Auto => 1,
-        Capacity::Fixed(slots) => slots.clamp(1, n),
-    };
-    let sizes = &plan.ladder.0;
-    let mut candidates = match sizes.first() {
-        Some(&coarsest) if coarsest > 0 => ((n - slots + coarsest - 1) / coarsest).max(1),
-        _ => n,
-    };
-    let mut rows = slots;
-    for (refine, pair) in plan.refine.0.iter().zip(sizes.windows(2)) {
-        let refined = match *refine {
-            Refine::Count(h) => h,
-            Refine::Percent(p) => (candidates.saturating_mul(p) + 99) / 100,
-        }
-        .clamp(0, candidates);
-        rows += candidates - refined;
-        candidates = refined * (pair[0] / pair[1].max(1));
-    }
-    rows + candidates
-}
-
 fn bytes_per_element(samples: &Samples, value: ValueId) -> Option<u128> {
     let bits = samples.dtype(value)?.bits()?;
     Some(bits.div_ceil(8) as u128)
@@ -226,32 +203,4 @@ fn beside(samples: &Samples, value: ValueId, tokens: Dim, batch: Dim, n: i64) ->
         bytes = bytes.saturating_mul(wide(size.constant()?));
     }
     (times >= 2).then_some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::{Ladder, Refinements, VipSpec, VipTerm};
-
-    #[test]
-    fn counts_rows() {
-        let plan = |ladder: &[i64], refine: &[Refine]| EncoderPlan {
-            vip: VipSpec(vec![VipTerm::First(1)]),
-            vip_capacity: Capacity::Fixed(1),
-            ladder: Ladder(ladder.to_vec()),
-            refine: Refinements(refine.to_vec()),
-            reselect_every: 1,
-            runtime_budget: false,
-            count_weight: 1.0,
-            mask_input: String::new(),
-            mask_zero_is_valid: false,
-            blocks: Vec::new(),
-        };
-        // 1 + 51 * 16 + (256 - 51)
-        assert_eq!(rows(&plan(&[16, 1], &[Refine::Count(51)]), 4096), 1022);
-        assert_eq!(rows(&plan(&[16, 1], &[Refine::ALL]), 4096), 4097);
-        // 64 segments, 8 refined into 32 of which 25 % into tokens: 1 + 56 + 24 + 8 * 16
-        let two = plan(&[64, 16, 1], &[Refine::Count(8), Refine::Percent(25)]);
-        assert_eq!(rows(&two, 4096), 209);
-    }
 }

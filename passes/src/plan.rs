@@ -1,5 +1,7 @@
 //! The plan: what is converted and how. It is data: printed, written, replayed, and recorded in the converted file.
 
+mod rows;
+
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -2,7 +2,6 @@
 
 use crate::exit::Verdict;
 use crate::inputs::{self, Bounds, Case};
-use crate::report::rows;
 use crate::source;
 use crate::verify::{RuntimeOptions, progress};
 use crate::vip::Tokens;
@@ -141,7 +140,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
             rows: plan
                 .encoders
                 .iter()
-                .map(|e| rows(e, case.length as i64, vips(e)))
+                .map(|e| e.rows(case.length as i64, vips(e)))
                 .collect(),
             original: sides.pop(),
             converted,

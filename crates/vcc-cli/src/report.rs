@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use token_axes::Block;
 use vcc_passes::Conversion;
-use vcc_passes::plan::{BlockMode, Capacity, EncoderPlan};
+use vcc_passes::plan::{BlockMode, EncoderPlan};
 
 #[derive(Serialize)]
 pub(crate) struct Report {
@@ -80,30 +80,6 @@ pub(crate) fn conversion(conversion: &Conversion, source: &Path, output: &Path) 
     }
 }
 
-/// Rows of a plan at a length with `vips` VIP tokens: `v + sum of what each level leaves + refined tokens`.
-pub(crate) fn rows(plan: &EncoderPlan, tokens: i64, vips: i64) -> i64 {
-    let capacity = match plan.vip_capacity {
-        Capacity::Auto => vips,
-        Capacity::Fixed(n) => n,
-    };
-    let v = capacity.clamp(1, tokens.max(1));
-    let sizes = &plan.ladder.0;
-    let coarsest = sizes.first().copied().unwrap_or(1).max(1);
-    let mut candidates = ((tokens - v + coarsest - 1) / coarsest).max(1);
-    let mut rows = v;
-    for (pair, refine) in sizes.windows(2).zip(&plan.refine.0) {
-        let budget = refine.budget();
-        let refined = if budget < 0 {
-            (candidates * -budget + 99) / 100
-        } else {
-            budget.min(candidates)
-        };
-        rows += candidates - refined;
-        candidates = refined * (pair[0] / pair[1]);
-    }
-    rows + candidates
-}
-
 /// A few lines for the terminal.
 pub(crate) fn summary(conversion: &Conversion) -> String {
     let mut out = String::new();
@@ -130,7 +106,7 @@ pub(crate) fn summary(conversion: &Conversion) -> String {
         let _ = writeln!(out, "  padding mask: {mask}");
         let sizes: Vec<String> = [512, 4096, 16384]
             .iter()
-            .map(|&n| match rows(plan, n, 1) {
+            .map(|&n| match plan.rows(n, 1) {
                 r if r < n => format!("{r} of {n}"),
                 _ => format!("all of {n}"),
             })
@@ -146,33 +122,4 @@ pub(crate) fn summary(conversion: &Conversion) -> String {
         );
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vcc_passes::plan::Plan;
-
-    fn plan(capacity: &str, ladder: &str, refine: &str) -> EncoderPlan {
-        let text = format!(
-            "[[encoder]]\nvip = \"first:1\"\nvip_capacity = \"{capacity}\"\nladder = \"{ladder}\"\nrefine = \"{refine}\"\nblocks = [\"vcc\"]\n"
-        );
-        Plan::from_toml(&text).unwrap().encoders.remove(0)
-    }
-
-    #[test]
-    fn rows_of_the_published_settings() {
-        // r of the authors' configurations.
-        assert_eq!(rows(&plan("256", "16,1", "80"), 4096, 0), 1696);
-        assert_eq!(rows(&plan("48", "16,1", "90"), 16384, 0), 2419);
-        assert_eq!(rows(&plan("64", "64,1", "30"), 65536, 0), 2977);
-        // r = v + h*k + nb - h, with nb = ceil(4095 / 16) = 256
-        assert_eq!(rows(&plan("1", "16,1", "51"), 4096, 0), 1022);
-        assert!(rows(&plan("1", "16,1", "51"), 800, 0) >= 800);
-        assert_eq!(rows(&plan("1", "16,1", "all"), 100, 0), 1 + 7 * 16);
-        assert_eq!(
-            rows(&plan("auto", "8,4,1", "2,1"), 33, 1),
-            1 + (4 - 2) + (4 - 1) + 4
-        );
-    }
 }

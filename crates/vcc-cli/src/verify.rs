@@ -3,7 +3,6 @@
 use crate::exact;
 use crate::exit::{Usage, Verdict};
 use crate::inputs::{self, Bounds, Case, token_mask};
-use crate::report::rows;
 use crate::source;
 use crate::vip::Tokens;
 use anyhow::Result;
@@ -268,8 +267,7 @@ pub(crate) fn compare_cases(
             .iter()
             .zip(&tokens)
             .map(|(e, t)| {
-                rows(
-                    e,
+                e.rows(
                     case.length as i64,
                     t.as_ref().map_or(1, |t| t.most_vips() as i64),
                 )
