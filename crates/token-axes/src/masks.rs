@@ -110,7 +110,7 @@ fn is_one_sided(
 }
 
 /// How far below the largest score of its row a score is blocked.
-const BLOCKED: f64 = 1e3;
+const BLOCKED: f64 = 50.0;
 
 fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
     let largest: Vec<f64> = (0..n)
@@ -164,24 +164,52 @@ fn numbers(content: &Content) -> Vec<f64> {
 }
 
 /// Whether a value with two token axes is made by comparing, in order, values that depend on the content of graph inputs
-/// (positions that are given from outside, say): its values at the samples prove nothing.
+/// (positions that are given from outside, say): its values at the samples prove nothing. A difference counts unless only
+/// its size is used.
 fn compares_inputs(graph: &Graph, samples: &Samples, value: ValueId) -> bool {
+    let Some(facts) = samples.0.first() else {
+        return false;
+    };
+    // A comparison with a constant tells valid tokens from padding: here both sides vary, and spread each other.
+    let pairs = |id: NodeId| {
+        let node = graph.node(id);
+        let output = node
+            .outputs
+            .first()
+            .copied()
+            .flatten()
+            .and_then(|v| samples.shape(v));
+        node.inputs.iter().flatten().all(|&i| {
+            facts.assumed(i)
+                && samples
+                    .shape(i)
+                    .is_some_and(|s| s.iter().any(|d| *d != Dim::ONE))
+        }) && node
+            .inputs
+            .iter()
+            .flatten()
+            .any(|&i| samples.shape(i) != output)
+    };
+    let size_only = |id: NodeId| {
+        let readers = graph
+            .node(id)
+            .outputs
+            .iter()
+            .flatten()
+            .flat_map(|&v| graph.value(v).uses());
+        readers
+            .into_iter()
+            .all(|&(n, _)| matches!(graph.node(n).op_type.as_str(), "Abs" | "Equal" | "Shape"))
+    };
     Reach::new(graph).ancestors(graph, value).iter().any(|&v| {
-        graph.value(v).producer().is_some_and(|(n, _)| {
-            let node = graph.node(n);
-            let ordered = matches!(
-                node.op_type.as_str(),
-                "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual"
-            );
-            // Both sides vary: a comparison with a constant tells valid tokens from padding.
-            ordered
-                && node.inputs.iter().flatten().all(|&i| {
-                    samples.0.first().is_some_and(|f| f.assumed(i))
-                        && samples
-                            .shape(i)
-                            .is_some_and(|s| s.iter().any(|d| *d != Dim::ONE))
-                })
-        })
+        graph
+            .value(v)
+            .producer()
+            .is_some_and(|(id, _)| match graph.node(id).op_type.as_str() {
+                "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => pairs(id),
+                "Sub" => pairs(id) && !size_only(id),
+                _ => false,
+            })
     })
 }
 

@@ -142,14 +142,27 @@ fn keeps_zero(site: &Site<'_>, operands: &[(usize, Operand)]) -> bool {
     }
 }
 
-/// Whether an input is the constant 0.
+/// Whether an input is 0 throughout.
 fn is_zero(site: &Site<'_>, input: usize) -> bool {
-    let zero = |t: onnx_model::Tensor| t.to_f64s().is_some_and(|v| v.iter().all(|&x| x == 0.0));
-    let small = |t: &onnx_model::Tensor| t.len().is_some_and(|n| n <= 16);
-    site.input(input)
-        .and_then(|v| site.graph.tensor(v))
-        .filter(small)
-        .is_some_and(zero)
+    use crate::interp::Content;
+    let Some(value) = site.input(input) else {
+        return false;
+    };
+    let zero = |content: &Content| match content {
+        Content::Int(v) => v.iter().all(|&x| x == 0),
+        Content::Float(v) => v.iter().all(|&x| x == 0.0),
+        Content::Bool(v) => v.iter().all(|&x| !x),
+    };
+    let known = |f: &crate::interp::Facts| !f.assumed(value) && f.content(value).is_some_and(zero);
+    // Zeros like a value inside the block: their number is of no account.
+    let zeros_like = site.graph.value(value).producer().is_some_and(|(n, _)| {
+        let node = site.graph.node(n);
+        node.op_type == "ConstantOfShape"
+            && node
+                .attr_tensor("value")
+                .is_none_or(|t| t.to_f64s().is_some_and(|v| v.iter().all(|&x| x == 0.0)))
+    });
+    zeros_like || site.samples.0.iter().all(known)
 }
 
 /// Scale and zero point are one number, or one per entry of a feature axis; a number computed from the tokens (dynamic

@@ -37,7 +37,7 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
             normalise(site, 1, -1)
         }
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => skip_norm(site),
-        "LpNormalization" => normalise(site, 1, -1),
+        "LpNormalization" => over_feature(site, Some(site.node.attr_int("axis").unwrap_or(-1))),
         "BatchNormalization" => {
             let layout = site.core_operand(0)?;
             parameters(site, 1..site.node.inputs.len(), None)?;
