@@ -215,50 +215,51 @@ fn best_chain(
     all: &[Attention],
 ) -> Option<(Vec<ValueId>, ValueId)> {
     let output = primary_output(graph, reach, attention, all)?;
-    // The first product whose operands come from one value; others (relative positions) meet weights.
-    let common = attention.products.iter().find_map(|&[a, b]| {
-        let (left, right) = (reach.ancestors(graph, a), reach.ancestors(graph, b));
-        let common: Vec<ValueId> = left
-            .intersection(&right)
-            .copied()
-            .filter(|&v| !is_weight(graph, v))
-            .collect();
-        (!common.is_empty()).then_some(common)
-    })?;
-    let mut sources: Vec<(usize, ValueId)> = common
-        .into_iter()
-        .map(|v| {
-            (
-                graph
-                    .value(v)
-                    .producer()
-                    .map_or(0, |(n, _)| reach.position(n) + 1),
-                v,
-            )
-        })
-        .collect();
-    sources.sort();
-    const MOST: usize = 96;
-    if sources.len() > MOST {
-        sources.drain(MOST / 3..sources.len() - 2 * MOST / 3);
-    }
     let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
     let mut best: Option<(usize, Vec<ValueId>)> = None;
-    for (_, source) in sources {
-        let chain = reach.cuts(graph, source, output);
-        let blocks = chain
-            .windows(2)
-            .filter(|w| {
-                let segment = reach.between(graph, w[0], w[1]);
-                segment.iter().filter(|n| softmaxes.contains(n)).count() == 1
-            })
-            .count();
-        if best.as_ref().is_none_or(|(most, _)| blocks > *most) {
-            best = Some((blocks, chain));
+    // Relative positions make products too; those of weights have no common source, others no chain of blocks.
+    for &[a, b] in &attention.products {
+        for source in common_sources(graph, reach, a, b) {
+            let chain = reach.cuts(graph, source, output);
+            let blocks = chain
+                .windows(2)
+                .filter(|w| {
+                    let segment = reach.between(graph, w[0], w[1]);
+                    segment.iter().filter(|n| softmaxes.contains(n)).count() == 1
+                })
+                .count();
+            if best.as_ref().is_none_or(|(most, _)| blocks > *most) {
+                best = Some((blocks, chain));
+            }
+        }
+        if best.as_ref().is_some_and(|(blocks, _)| *blocks > 0) {
+            break;
         }
     }
     best.filter(|(blocks, _)| *blocks > 0)
         .map(|(_, chain)| (chain, output))
+}
+
+/// Values that both operands of a product are computed from, in topological order. Of very many the first and the last.
+fn common_sources(graph: &Graph, reach: &Reach, a: ValueId, b: ValueId) -> Vec<ValueId> {
+    const MOST: usize = 96;
+    let (left, right) = (reach.ancestors(graph, a), reach.ancestors(graph, b));
+    let place = |v: ValueId| {
+        graph
+            .value(v)
+            .producer()
+            .map_or(0, |(n, _)| reach.position(n) + 1)
+    };
+    let mut sources: Vec<(usize, ValueId)> = left
+        .intersection(&right)
+        .filter(|&&v| !is_weight(graph, v))
+        .map(|&v| (place(v), v))
+        .collect();
+    sources.sort();
+    if sources.len() > MOST {
+        sources.drain(MOST / 3..sources.len() - 2 * MOST / 3);
+    }
+    sources.into_iter().map(|(_, v)| v).collect()
 }
 
 /// The first graph output that depends on the most attentions, this one among them.

@@ -188,7 +188,14 @@ fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
             _ => {}
         }
     }
-    unary(site)
+    let mut flow = unary(site)?;
+    // A weight of 0 is the zero point from here on: it stays 0 only where that is 0.
+    if site.input(2).is_some() && !site.is_core(2) && !is_zero(site, 2) {
+        for (_, layout) in &mut flow.outputs {
+            layout.weaken();
+        }
+    }
+    Ok(flow)
 }
 
 /// Broadcasts the given inputs against each other.

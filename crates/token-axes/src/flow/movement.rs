@@ -196,7 +196,15 @@ fn concat(site: &Site<'_>) -> Result<Flow, Refusal> {
     if target[axis].constant().is_none() {
         return Err(site.refuse(Code::TokenMixing, "Tokens are added inside the block."));
     }
-    flow.outputs = site.all_outputs(Layout(out));
+    let mut out = Layout(out);
+    // What is joined need not be 0 where the others are.
+    if operands
+        .iter()
+        .any(|(_, o)| matches!(o, Operand::External(..)))
+    {
+        out.weaken();
+    }
+    flow.outputs = site.all_outputs(out);
     Ok(flow)
 }
 

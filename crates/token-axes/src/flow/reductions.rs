@@ -39,11 +39,12 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => skip_norm(site),
         "LpNormalization" => over_feature(site, Some(site.node.attr_int("axis").unwrap_or(-1))),
         "BatchNormalization" => {
-            let layout = site.core_operand(0)?;
+            let mut layout = site.core_operand(0)?;
             parameters(site, 1..site.node.inputs.len(), None)?;
             if layout.0.get(1).is_some_and(|a| !is_feature(a)) {
                 return Err(site.refuse(Code::TokenMixing, "Normalised per token position."));
             }
+            layout.weaken();
             Ok(Flow {
                 links: site.same_axes(&layout, 0),
                 outputs: site.all_outputs(layout),
@@ -70,6 +71,9 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
                             }
                         }
                     }
+                }
+                for (_, layout) in flow.outputs.iter_mut().skip(1) {
+                    layout.weaken();
                 }
                 Ok(flow)
             },
