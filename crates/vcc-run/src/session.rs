@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ort::session::SessionInputValue;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -124,6 +125,10 @@ pub struct Session {
     outputs: Vec<PortInfo>,
 }
 
+/// ONNX Runtime adds a custom domain to a map of the whole process when a session is opened, and two threads that do so at once
+/// are told that it is there already.
+static OPENING: Mutex<()> = Mutex::new(());
+
 impl Session {
     /// Opens a model file. External data is looked for beside it.
     pub fn open(
@@ -132,6 +137,7 @@ impl Session {
         options: &SessionOptions,
     ) -> Result<Self, RunError> {
         let model = path.display().to_string();
+        let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let session =
             builder(runtime, options).and_then(|mut b| b.commit_from_file(path).map_err(reason));
         Self::new(session, model)
@@ -144,6 +150,7 @@ impl Session {
         bytes: &[u8],
         options: &SessionOptions,
     ) -> Result<Self, RunError> {
+        let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let session =
             builder(runtime, options).and_then(|mut b| b.commit_from_memory(bytes).map_err(reason));
         Self::new(session, name.to_owned())

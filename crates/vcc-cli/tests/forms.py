@@ -1,0 +1,273 @@
+"""Hand-made encoders in legal but unusual forms: each converts and equals the original at full budget, or is refused with a code.
+
+    python crates/vcc-cli/tests/forms.py --converter vcc-convert --library libvcc_ops.so
+
+The models are random, two blocks of 16 channels. What is refused here was once accepted, or could easily be: weights for
+empty rows behind the softmax, tokens shifted by a pad, masks that are causal in disguise.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+CHANNELS, HEADS, SIZE = 16, 4, 4
+TOLERANCE = 1e-4
+LENGTHS = (1, 15, 16, 17, 37)
+EQUAL = "equal"
+
+
+class Graph:
+    """Builds a graph node by node; every method returns the name of a value."""
+
+    def __init__(self, opset=17):
+        self.nodes, self.weights, self.opset = [], [], opset
+        self.random = np.random.default_rng(0)
+
+    def op(self, op, *inputs, **attributes):
+        output = f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def const(self, value, dtype=np.float32):
+        name = f"const_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def ints(self, *values):
+        return self.const(values, np.int64)
+
+    def linear(self, x, rows, columns):
+        weight = self.const(self.random.standard_normal((rows, columns)) / np.sqrt(rows))
+        return self.op("Add", self.op("MatMul", x, weight), self.const(self.random.standard_normal(columns) * 0.1))
+
+    def norm(self, x):
+        ones = self.const(1 + 0.1 * self.random.standard_normal(CHANNELS))
+        return self.op("LayerNormalization", x, ones, self.const(np.zeros(CHANNELS)), axis=-1)
+
+    def heads(self, x):
+        return self.op("Transpose", self.op("Reshape", x, self.ints(0, 0, HEADS, SIZE)), perm=[0, 2, 1, 3])
+
+    def length(self, x):
+        return self.op("Gather", self.op("Shape", x), self.ints(1), axis=0)
+
+    def positions(self, x):
+        end = self.op("Squeeze", self.length(x), self.ints(0))
+        return self.op("Range", self.const(0, np.int64), end, self.const(1, np.int64))
+
+    def difference(self, x):
+        """Key position minus query position, [n, n]."""
+        p = self.positions(x)
+        return self.op("Sub", self.op("Unsqueeze", p, self.ints(0)), self.op("Unsqueeze", p, self.ints(1)))
+
+    def blocked(self, condition, value=-1e9):
+        return self.op("Where", condition, self.const(value), self.const(0.0))
+
+    def attention(self, x, scores=None, weights=None, turn=None):
+        q, k, v = (self.heads(self.linear(x, CHANNELS, CHANNELS)) for _ in range(3))
+        if turn:
+            q, k = turn(q), turn(k)
+        s = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]))
+        s = self.op("Mul", s, self.const(SIZE**-0.5))
+        p = self.op("Softmax", scores(s) if scores else s, axis=-1)
+        y = self.op("MatMul", weights(p) if weights else p, v)
+        y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(0, 0, CHANNELS))
+        return self.linear(y, CHANNELS, CHANNELS)
+
+    def block(self, x, before=None, **parts):
+        inner = self.norm(x)
+        x = self.op("Add", x, self.attention(before(inner) if before else inner, **parts))
+        hidden = self.op("Relu", self.linear(self.norm(x), CHANNELS, 2 * CHANNELS))
+        return self.op("Add", x, self.linear(hidden, 2 * CHANNELS, CHANNELS))
+
+
+def scores(mask):
+    """Adds what `mask(graph, x)` makes to the scores of every block."""
+    return lambda g, x: {"scores": lambda s: g.op("Add", s, mask(g, x))}
+
+
+def weights(change):
+    return lambda g, x: {"weights": lambda p: change(g, p)}
+
+
+def before(change):
+    return lambda g, x: {"before": lambda y: change(g, y)}
+
+
+def padding(g, x):
+    valid = g.op("Cast", g.op("Unsqueeze", "mask", g.ints(1, 2)), to=TensorProto.BOOL)
+    return g.op("Where", valid, g.const(0.0), g.const(-1e9))
+
+
+def later(g, x):
+    return g.op("Greater", g.difference(x), g.const(0, np.int64))
+
+
+def table(g, x):
+    """A constant bias for 64 positions, cut to the length on both axes."""
+    whole = g.const(g.random.standard_normal((1, HEADS, 64, 64)))
+    cut = g.op("Slice", whole, g.ints(0), g.length(x), g.ints(2))
+    return g.op("Slice", cut, g.ints(0), g.length(x), g.ints(3))
+
+
+def distance(g, x, slope=-0.1):
+    far = g.op("Cast", g.op("Abs", g.difference(x)), to=TensorProto.FLOAT)
+    return g.op("Mul", far, g.const(slope))
+
+
+def causal_with_slope(g, x):
+    return g.op("Add", distance(g, x), g.blocked(later(g, x), -1e4))
+
+
+def chunks(g, x):
+    """Tokens see their own chunk of 4 and those before it."""
+    chunk = g.op("Div", g.positions(x), g.const(4, np.int64))
+    ahead = g.op("Greater", g.op("Unsqueeze", chunk, g.ints(0)), g.op("Unsqueeze", chunk, g.ints(1)))
+    return g.blocked(ahead)
+
+
+def given_positions(g, x):
+    key, query = (g.op("Unsqueeze", "positions", g.ints(1, i)) for i in (2, 3))
+    return g.blocked(g.op("Greater", key, query))
+
+
+def rotary(g, x):
+    angle = g.op("Mul", g.op("Cast", g.positions(x), to=TensorProto.FLOAT), g.const(0.3))
+    angle = g.op("Unsqueeze", angle, g.ints(1))
+    cos, sin = g.op("Cos", angle), g.op("Sin", angle)
+
+    def turn(y):
+        first, second = (g.op("Slice", y, g.ints(a), g.ints(b), g.ints(3)) for a, b in ((0, 2), (2, 4)))
+        half = g.op("Concat", g.op("Neg", second), first, axis=-1)
+        return g.op("Add", g.op("Mul", y, cos), g.op("Mul", half, sin))
+
+    return {"turn": turn}
+
+
+def zeros_like(g, p):
+    zeros = g.op("ConstantOfShape", g.op("Shape", p))
+    return g.op("Where", g.op("IsNaN", p), zeros, p)
+
+
+def mix(op, **attributes):
+    """An operator over the tokens whose result is added to them."""
+    return before(lambda g, y: g.op("Add", y, g.op(op, y, **attributes)))
+
+
+FORMS = {
+    # name: (what the blocks have, more inputs, expectation)
+    "plain": (lambda g, x: {}, (), EQUAL),
+    "padding": (scores(padding), ("mask",), EQUAL),
+    "table_longer_than_the_sequence": (scores(table), (), EQUAL),
+    "distance_bias": (scores(distance), (), EQUAL),
+    "band": (scores(lambda g, x: g.blocked(g.op("Greater", g.op("Abs", g.difference(x)), g.const(5, np.int64)))), (), EQUAL),
+    "rotary": (rotary, (), EQUAL),
+    "weights_scaled": (weights(lambda g, p: g.op("Mul", p, g.const(0.5))), (), EQUAL),
+    "weights_guarded": (weights(lambda g, p: g.op("Where", g.op("IsNaN", p), g.const(0.0), p)), (), EQUAL),
+    "weights_guarded_by_zeros_like": (weights(zeros_like), (), EQUAL),
+    "weights_square_root": (weights(lambda g, p: g.op("Sqrt", p)), (), EQUAL),
+    "weights_plus_constant": (weights(lambda g, p: g.op("Add", p, g.const(0.01))), (), "R-TOKEN-MIXING"),
+    "weights_from_one": (weights(lambda g, p: g.op("Sub", g.const(1.0), p)), (), "R-TOKEN-MIXING"),
+    "weights_exp": (weights(lambda g, p: g.op("Exp", p)), (), "R-TOKEN-MIXING"),
+    "weights_clipped": (weights(lambda g, p: g.op("Clip", p, g.const(0.01), g.const(1.0))), (), "R-TOKEN-MIXING"),
+    "shifted_by_pads": (before(lambda g, y: g.op("Pad", y, g.ints(0, 1, 0, 0, -1, 0))), (), "R-TOKEN-MIXING"),
+    "running_sum": (before(lambda g, y: g.op("CumSum", y, g.const(1, np.int64))), (), "R-TOKEN-MIXING"),
+    "mean_of_all": (mix("ReduceMean", axes=[1], keepdims=1), (), "R-TOKEN-MIXING"),
+    "softmax_over_tokens": (mix("Softmax", axis=1), (), "R-MANY-ATTENTIONS"),
+    "causal": (scores(lambda g, x: g.blocked(later(g, x))), (), "R-CAUSAL"),
+    "causal_moderate": (scores(lambda g, x: g.blocked(later(g, x), -100.0)), (), "R-CAUSAL"),
+    "causal_with_slope": (scores(causal_with_slope), (), "R-CAUSAL"),
+    "causal_by_chunks": (scores(chunks), (), "R-CAUSAL"),
+    "causal_with_padding": (scores(lambda g, x: g.op("Add", padding(g, x), g.blocked(later(g, x)))), ("mask",), "R-CAUSAL"),
+    "causal_by_given_positions": (scores(given_positions), ("positions",), "R-MASK-UNDECIDED"),
+}
+
+
+def build(form, extra):
+    g = Graph()
+    x = "x"
+    for _ in range(2):
+        x = g.block(x, **form(g, "x"))
+    g.nodes.append(helper.make_node("Identity", [g.norm(x)], ["y"], name="last"))
+    stream = ["batch", "tokens", CHANNELS]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, stream)]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, stream[:2]) for name in extra]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, stream)]
+    graph = helper.make_graph(g.nodes, "form", inputs, outputs, g.weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", g.opset)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model
+
+
+def masks(batch, length):
+    """No padding, left, right, and a row of padding only."""
+    full = np.ones((batch, length), np.int64)
+    left, right, empty = full.copy(), full.copy(), full.copy()
+    for row in range(batch):
+        cut = (row + 1) * length // (batch + 1)
+        left[row, :cut] = 0
+        right[row, length - cut :] = 0
+    empty[0] = 0
+    return full, left, right, empty
+
+
+def worst_difference(original, converted, extra):
+    worst = 0.0
+    for batch in (1, 3):
+        for length in LENGTHS:
+            x = np.random.default_rng(length).standard_normal((batch, length, CHANNELS)).astype(np.float32)
+            for mask in masks(batch, length) if "mask" in extra else [None]:
+                feeds = {"x": x} if mask is None else {"x": x, "mask": mask}
+                (a,), (b,) = original.run(None, feeds), converted.run(None, feeds)
+                worst = max(worst, float(np.abs(a - b).max() / np.abs(a).max()))
+    return worst
+
+
+def judge(arguments, folder, name, form, extra, expected):
+    """What is wrong with a form; None if it is as expected."""
+    path, out = os.path.join(folder, f"{name}.onnx"), os.path.join(folder, f"{name}.vcc.onnx")
+    onnx.save(build(form, extra), path)
+    command = [arguments.converter, path, "-o", out, "--refine", "all"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if expected != EQUAL:
+        refused = result.returncode == 3 and expected in result.stderr and not os.path.exists(out)
+        return None if refused else f"exit {result.returncode}, expected {expected}: {result.stderr[:300]}"
+    if result.returncode != 0:
+        return f"exit {result.returncode}: {result.stderr[:300]}"
+    original = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for library in (arguments.library, None):
+        options = ort.SessionOptions()
+        if library:
+            options.register_custom_ops_library(library)
+        converted = ort.InferenceSession(out, options, providers=["CPUExecutionProvider"])
+        worst = worst_difference(original, converted, extra)
+        if not worst <= TOLERANCE:
+            return f"differs by {worst:.2e} {'with' if library else 'without'} the library"
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--converter", required=True)
+    parser.add_argument("--library", required=True)
+    arguments = parser.parse_args()
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (form, extra, expected) in FORMS.items():
+            wrong = judge(arguments, folder, name, form, extra, expected)
+            if wrong:
+                failed += 1
+                print(f"FAILED {name}: {wrong}")
+    print(f"{len(FORMS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
