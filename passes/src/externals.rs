@@ -7,7 +7,7 @@
 use crate::conversion::{Binding, Conversion, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use crate::hoist::{Hoist, Tables};
+use crate::hoist::{Hoist, Tables, sizes};
 use onnx_model::ValueId;
 use std::collections::BTreeMap;
 use token_axes::layout::has_batch;
@@ -19,6 +19,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = &c.analysis else {
         return Ok(());
     };
+    let mut recreated = Vec::new();
     // Blocks that share one compression have the same rows, and what is taken at them is taken once.
     for group in c.sites.chunk_by(|a, b| a.binding.same_rows(&b.binding)) {
         let mut done = Gathered::new(&analysis.samples, &mut c.tables);
@@ -43,7 +44,18 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
                 }
             }
         }
-        c.unhoisted.extend(done.hoist.stopped());
+        let end = done.hoist.end();
+        c.unhoisted.extend(end.stopped);
+        if let [first, ..] = group {
+            recreated.push((first, end.made));
+        }
+    }
+    for (site, made) in recreated {
+        let prefix = format!("{}/size", site.prefix);
+        let mut e = Emit::new(&mut c.model.graph, opset, prefix);
+        for (value, axes) in made {
+            sizes::tell(&mut e, &analysis.samples, &site.binding, value, &axes);
+        }
     }
     Ok(())
 }

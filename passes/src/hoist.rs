@@ -10,6 +10,7 @@
 mod distance;
 mod follow;
 mod reps;
+pub(crate) mod sizes;
 
 use crate::conversion::Binding;
 use crate::emit::{Emit, Size};
@@ -54,6 +55,14 @@ pub(crate) struct Hoist<'a> {
     depth: usize,
     /// Values with two token axes that were gathered as they stand, and why.
     stopped: BTreeMap<ValueId, String>,
+}
+
+/// Values with two token axes, when all externals of some rows are there.
+pub(crate) struct End {
+    /// Those that were gathered as they stand, and why.
+    pub(crate) stopped: BTreeMap<ValueId, String>,
+    /// Those that were re-created, with their axes.
+    pub(crate) made: Vec<(ValueId, Vec<Ax>)>,
 }
 
 impl<'a> Hoist<'a> {
@@ -107,9 +116,19 @@ impl<'a> Hoist<'a> {
         value
     }
 
-    /// Values with two token axes that were gathered as they stand, and why.
-    pub(crate) fn stopped(self) -> BTreeMap<ValueId, String> {
-        self.stopped
+    /// What became of the values with two token axes.
+    pub(crate) fn end(self) -> End {
+        let stopped = self.stopped;
+        let on_pairs = self.tables.made().chain(
+            self.done
+                .iter()
+                .filter(|(_, rep)| rep.is_some())
+                .map(|(key, _)| key.clone()),
+        );
+        let made = on_pairs
+            .filter(|(value, axes)| token_axes(axes) > 1 && !stopped.contains_key(value))
+            .collect();
+        End { stopped, made }
     }
 
     fn stop(&mut self, e: &Emit<'_>, value: ValueId) {

@@ -164,7 +164,13 @@ fn size(
 }
 
 /// Gives the readers of a Shape or Size node the sizes for all tokens.
-fn answer(e: &mut Emit<'_>, node: NodeId, layout: &Layout, batch: ValueId, tokens: ValueId) {
+pub(crate) fn answer(
+    e: &mut Emit<'_>,
+    node: NodeId,
+    layout: &Layout,
+    batch: ValueId,
+    tokens: ValueId,
+) {
     let shape = e.graph.node(node).clone();
     let Some(old) = shape.outputs.first().copied().flatten() else {
         return;

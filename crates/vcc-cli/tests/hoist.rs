@@ -15,7 +15,7 @@ mod common;
 mod random;
 
 use common::{Engine, fixture, message, open, options, relative, run};
-use onnx_model::{Model, NewNode, Tensor, ValueId};
+use onnx_model::{AttrValue, Model, NewNode, Tensor, ValueId};
 use std::collections::BTreeSet;
 use token_axes::Samples;
 use vcc_passes::pipeline::Hooks;
@@ -110,6 +110,75 @@ fn random_biases() {
         followed += 1;
     }
     assert!(followed >= 20, "only {followed} biases were taken");
+}
+
+/// A reader of a mask's shape does not keep the mask alive.
+#[test]
+fn shapes_of_masks() {
+    let fixture = fixture("bert__ts17_sdpa");
+    let mut model = Model::open(&fixture.path).unwrap();
+    let external = pair_externals(&model).into_iter().next().unwrap();
+    let graph = &mut model.graph;
+    let output = graph.find_value("pooler_output").unwrap();
+    let last = graph.value(output).producer().unwrap().0;
+    let pooled = graph.node(last).inputs[0].unwrap();
+    let mut op = |op: &str, inputs: &[ValueId], attributes: Vec<(String, AttrValue)>| {
+        let value = graph.new_value("shape");
+        graph.add_node(NewNode {
+            op_type: op.into(),
+            domain: String::new(),
+            name: "shape".into(),
+            inputs: inputs.iter().map(|&v| Some(v)).collect(),
+            outputs: vec![Some(value)],
+            attributes,
+            metadata: Vec::new(),
+        });
+        value
+    };
+    // The longer the mask, the smaller the output.
+    let shape = op("Shape", &[external], Vec::new());
+    let sizes = op("Cast", &[shape], vec![("to".into(), AttrValue::Int(1))]);
+    let keep = vec![("keepdims".into(), AttrValue::Int(0))];
+    let size = op("ReduceMax", &[sizes], keep);
+    let scaled = op("Div", &[pooled, size], Vec::new());
+    graph.set_input(last, 0, Some(scaled));
+    graph.sort().unwrap();
+    let converted = convert(model.clone(), SMALL);
+    no_pairs("shapes_of_masks", &converted.model);
+    hold_up(&mut model, external);
+    same(
+        "shapes_of_masks",
+        &converted.model,
+        &convert(model, SMALL).model,
+        0.0,
+    );
+}
+
+/// What `vcc inspect` prints.
+#[test]
+fn sizes_of_pairs() {
+    let mut model = Model::open(&fixture("bert__ts17_sdpa").path).unwrap();
+    let external = pair_externals(&model).into_iter().next().unwrap();
+    let mut hooks = Hooks {
+        verify_each: false,
+        after: &mut |_, _| {},
+        stop_after: Some("blocks"),
+    };
+    let request = Request::default();
+    let found = vcc_passes::convert(model.clone(), request, Form::OpsOnly, &mut hooks).unwrap();
+    // The scores of 4 heads in f32.
+    let before = pairs::before(&found, 16384);
+    assert_eq!(before[0].as_ref().unwrap().bytes, 4 * 16384 * 16384 * 4);
+    let left = |model: Model| pairs::after(&convert(model, ""), 16384).remove(0);
+    let all = left(model.clone());
+    assert_eq!((all.rows, all.kept.len()), (1790, 0));
+    assert_eq!(all.largest.unwrap().bytes, 4 * 1790 * 1790 * 4);
+    // A mask that is not followed stays, in f32; so does what it is made of, the largest part of that in int64.
+    hold_up(&mut model, external);
+    let held = left(model);
+    assert_eq!(held.largest.unwrap().bytes, 16384 * 16384 * 8);
+    assert_eq!(held.kept[0].bytes, 16384 * 16384 * 4);
+    assert!(held.kept[0].reason.as_ref().unwrap().contains("(Tile)"));
 }
 
 fn convert(model: Model, plan: &str) -> Conversion {

@@ -21,6 +21,16 @@ pub(crate) struct Tables {
     ready: BTreeMap<(ValueId, ValueId, Vec<Ax>), ValueId>,
 }
 
+impl Tables {
+    /// The values that have been computed, with their axes.
+    pub(super) fn made(&self) -> impl Iterator<Item = (ValueId, Vec<Ax>)> + '_ {
+        self.reps
+            .iter()
+            .filter(|(_, rep)| rep.is_some())
+            .map(|((_, value, axes), _)| (*value, axes.clone()))
+    }
+}
+
 impl Hoist<'_> {
     /// A value with two token axes, looked up by the distances of the rows, if it depends on nothing else.
     pub(super) fn by_distance(

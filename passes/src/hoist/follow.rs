@@ -322,10 +322,8 @@ impl Hoist<'_> {
         if cut.is_empty() {
             return self.derive(e, binding, data, axes);
         }
-        let (starts, ends) = (
-            self.samples.int_dims(input(1)?)?,
-            self.samples.int_dims(input(2)?)?,
-        );
+        let starts = self.samples.int_dims(input(1)?)?;
+        let ends = input(2).and_then(|v| self.samples.int_dims(v));
         let places = match input(3) {
             Some(v) => self.samples.constant_ints(v)?,
             None => (0..starts.len() as i64).collect(),
@@ -335,14 +333,14 @@ impl Hoist<'_> {
             let k = places
                 .iter()
                 .position(|&p| p == i as i64 || p + axes.len() as i64 == i as i64)?;
-            let (start, end) = (starts.get(k)?.constant(), ends.get(k)?.constant());
+            let start = starts.get(k)?.constant();
             match axes[i] {
                 // The first tokens of a table that goes on: the rows are among them.
                 Ax::Token(_) if start == Some(0) && !axes.contains(&Ax::Batch) => {}
                 Ax::Feature | Ax::One if own[i].constant().is_some() => {
                     at.push(i);
                     from.push(start?);
-                    to.push(end?);
+                    to.push(ends.as_ref()?.get(k)?.constant()?);
                 }
                 _ => return None,
             }

@@ -158,14 +158,18 @@ impl Builder<'_> {
                 of(self.unsqueeze(x, &[0]), [false, true, true, true])
             }
             4 => {
-                // A table of pairs that is longer than the sequence.
-                let table = self.table(&[LONGEST, LONGEST]);
-                let (from, axes) = (self.ints(&[0, 0]), self.ints(&[0, 1]));
-                let to = self.op(
-                    "Concat",
-                    &[self.tokens, self.tokens],
-                    &[("axis", AttrValue::Int(0))],
-                );
+                // Part of a table of pairs that is longer than the sequence; the table is there or is computed.
+                let table = if self.rng.chance(2) {
+                    self.table(&[LONGEST, LONGEST])
+                } else {
+                    let (rows, columns) = (self.table(&[LONGEST, 1]), self.table(&[1, LONGEST]));
+                    self.op("Add", &[rows, columns], &[])
+                };
+                let first = *self.rng.pick(&[0, 3]);
+                let (from, axes) = (self.ints(&[first, first]), self.ints(&[0, 1]));
+                let sizes = [self.tokens, self.tokens];
+                let size = self.op("Concat", &sizes, &[("axis", AttrValue::Int(0))]);
+                let to = self.op("Add", &[size, from], &[]);
                 let x = self.op("Slice", &[table, from, to, axes], &[]);
                 of(self.unsqueeze(x, &[0, 1]), [false, false, true, true])
             }
