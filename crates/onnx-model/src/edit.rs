@@ -6,7 +6,7 @@ use crate::attr::{AttrValue, Attribute};
 use crate::dtype::DataType;
 use crate::error::Error;
 use crate::graph::{Graph, Initializer, NodeId, ValueId};
-use crate::info::{Dimension, ValueInfo};
+use crate::info::{Dimension, NAME, ValueInfo};
 use crate::node::{Edited, NewNode, Node, normal_domain};
 use crate::read::next_index;
 use crate::scope::{self, Scope};
@@ -199,6 +199,20 @@ impl Graph {
         self.inputs.push(id);
         self.edited = true;
         Ok(id)
+    }
+
+    /// Makes a value a graph output too, behind the others, without declaring its type: for looking inside a graph.
+    /// Nothing happens if it is one already.
+    pub fn add_output(&mut self, v: ValueId) {
+        if std::mem::replace(&mut self.value_mut(v).kind.output, true) {
+            return;
+        }
+        let (mut info, mut field) = (Vec::new(), Vec::new());
+        put_bytes(&mut info, NAME, self.value(v).name.as_bytes());
+        put_bytes(&mut field, scope::OUTPUT, &info);
+        self.output_fields.push(field.into());
+        self.outputs.push(v);
+        self.edited = true;
     }
 
     fn drop_use(&mut self, v: ValueId, node: NodeId, index: usize) {

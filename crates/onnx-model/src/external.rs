@@ -71,7 +71,7 @@ impl External {
         };
         let (offset, length) = (number(&self.offset, 0)?, number(&self.length, expected)?);
         let path = self.path()?;
-        let map = map_file(&path)
+        let (map, _) = map_file(&path)
             .map_err(|source| self.error(format!("{}: {source}", path.display())))?;
         let end = offset.checked_add(length).filter(|end| *end <= map.len());
         let end =
@@ -81,7 +81,7 @@ impl External {
 }
 
 /// Maps a regular file into memory.
-pub(crate) fn map_file(path: &Path) -> std::io::Result<Bytes> {
+pub(crate) fn map_file(path: &Path) -> std::io::Result<(Bytes, File)> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
@@ -90,13 +90,13 @@ pub(crate) fn map_file(path: &Path) -> std::io::Result<Bytes> {
             "not a regular file",
         ));
     }
-    if metadata.len() == 0 {
-        return Ok(Bytes::new());
-    }
     let file = File::open(path)?;
+    if metadata.len() == 0 {
+        return Ok((Bytes::new(), file));
+    }
     // SAFETY: the map is read-only and lives as long as the `Bytes` that own it. Another process that changes the
     // file meanwhile changes what we read; every read is checked again against the length of the map, and a file
     // that is cut short ends the process, as with every memory-mapped file.
     let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
+    Ok((Bytes::from_owner(map), file))
 }

@@ -4,8 +4,9 @@
 //! bytes, except where an edit replaced a field, so a model that was not edited is written as it was read.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -37,6 +38,15 @@ pub struct Model {
     metadata: Vec<(String, String)>,
     functions: Vec<Function>,
     dir: Option<Arc<Path>>,
+    pub(crate) source: Option<Arc<Source>>,
+}
+
+/// The file that a model was opened from.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Locked because its position is shared.
+    pub(crate) file: Mutex<File>,
+    pub(crate) map: Bytes,
 }
 
 /// A field of the file. Functions are in the same order as in `Model::functions`.
@@ -53,7 +63,7 @@ impl Model {
     /// # Errors
     /// `E-ONNX-IO` if it cannot be read, and what `from_bytes` gives.
     pub fn open(path: &Path) -> Result<Model, Error> {
-        let bytes = map_file(path).map_err(|source| Error::Io {
+        let (map, file) = map_file(path).map_err(|source| Error::Io {
             path: path.to_owned(),
             source,
         })?;
@@ -61,7 +71,12 @@ impl Model {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
-        Self::from_bytes(bytes, Some(dir))
+        let mut model = Self::from_bytes(map.clone(), Some(dir))?;
+        model.source = Some(Arc::new(Source {
+            file: Mutex::new(file),
+            map,
+        }));
+        Ok(model)
     }
 
     /// Reads a model from the bytes of a file. `dir` is where external data is.
@@ -88,6 +103,7 @@ impl Model {
             metadata: Vec::new(),
             functions: Vec::new(),
             dir: dir.clone(),
+            source: None,
         };
         let (mut graphs, mut census) = (Vec::new(), Census::default());
         for field in Span::new(bytes).fields() {
@@ -174,6 +190,7 @@ impl Model {
             metadata: Vec::new(),
             functions: Vec::new(),
             dir: None,
+            source: None,
         };
         let mut name = Vec::new();
         put_bytes(&mut name, crate::scope::GRAPH_NAME, b"graph");

@@ -1,14 +1,17 @@
 //! Writing a model: the bytes it was read from, except where it was edited.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 
 use crate::error::Error;
 use crate::graph::{Graph, List, Slot};
 use crate::limits::MAX_FILE;
-use crate::model::{GRAPH, Model};
+use crate::model::{GRAPH, Model, Source};
 use crate::scope::NODE;
 use crate::wire::Pieces;
 
@@ -36,24 +39,11 @@ impl Model {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let mut file = builder.tempfile_in(dir).map_err(failed)?;
-        self.write_to(&mut file)?;
+        self.encode()?
+            .copy_to(file.as_file_mut(), self.source.as_deref())
+            .map_err(Error::Write)?;
         file.persist(path).map_err(|e| failed(e.error))?;
         Ok(())
-    }
-
-    /// Writes the model.
-    ///
-    /// # Errors
-    /// `E-ONNX-TOO-LARGE` before anything is written, `E-ONNX-WRITE` from the writer.
-    pub fn write_to(&self, w: &mut dyn Write) -> Result<(), Error> {
-        let pieces = self.encode()?;
-        let mut w = std::io::BufWriter::with_capacity(1 << 16, w);
-        pieces
-            .list()
-            .iter()
-            .try_for_each(|piece| w.write_all(piece))
-            .and_then(|()| w.flush())
-            .map_err(Error::Write)
     }
 
     /// The model as bytes, for small models.
@@ -78,6 +68,66 @@ impl Model {
             return Err(Error::TooLarge { bytes: out.len() });
         }
         Ok(out)
+    }
+}
+
+/// From here on a stretch of the source file is worth two system calls of its own.
+const LONG: usize = 1 << 18;
+
+impl Pieces {
+    /// Writes the pieces. What lies in the source file as one stretch, as most weights do, the system copies from file to file: its
+    /// pages never enter this process.
+    fn copy_to(&self, out: &mut File, source: Option<&Source>) -> std::io::Result<()> {
+        let place = |piece: &[u8]| source.and_then(|s| s.place(piece));
+        let mut out = BufWriter::with_capacity(LONG, out);
+        let mut pieces = self.list().iter().peekable();
+        while let Some(piece) = pieces.next() {
+            let (Some(source), Some(mut stretch)) = (source, place(piece)) else {
+                out.write_all(piece)?;
+                continue;
+            };
+            while let Some(next) = pieces
+                .peek()
+                .and_then(|next| place(next))
+                .filter(|next| next.start == stretch.end)
+            {
+                stretch.end = next.end;
+                pieces.next();
+            }
+            if stretch.len() >= LONG {
+                out.flush()?;
+                source.copy(&stretch, out.get_mut())?;
+            } else {
+                out.write_all(source.map.get(stretch).unwrap_or_default())?;
+            }
+        }
+        out.flush()
+    }
+}
+
+impl Source {
+    /// Where in the file a piece lies, if it lies there.
+    fn place(&self, piece: &[u8]) -> Option<Range<usize>> {
+        let start = piece
+            .as_ptr()
+            .addr()
+            .checked_sub(self.map.as_ptr().addr())?;
+        let end = start.checked_add(piece.len())?;
+        (end <= self.map.len()).then_some(start..end)
+    }
+
+    /// Appends a stretch of the file to another.
+    fn copy(&self, stretch: &Range<usize>, out: &mut File) -> std::io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(stretch.start as u64))?;
+        let copied = std::io::copy(&mut (&*file).take(stretch.len() as u64), out)?;
+        if copied != stretch.len() as u64 {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "the source file became shorter",
+            ));
+        }
+        Ok(())
     }
 }
 

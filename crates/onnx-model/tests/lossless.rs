@@ -290,3 +290,45 @@ fn saving_over_the_file_is_atomic_and_leaves_nothing_behind() {
         .unwrap_err();
     assert_eq!(error.code(), "E-ONNX-IO");
 }
+
+#[test]
+fn saving_copies_weights_from_the_file_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let mut model = read(rich());
+    let weight = |of: u8| {
+        let bytes: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8 ^ of).collect();
+        Tensor::from_bytes(onnx_model::DataType::Uint8, &[1 << 20], bytes.into())
+    };
+    for (of, count) in [(1, 1 << 20), (2, 3), (3, 1 << 20), (4, 1 << 20)] {
+        let tensor = weight(of).raw().unwrap().slice(..count);
+        let tensor = Tensor::from_bytes(onnx_model::DataType::Uint8, &[count as i64], tensor);
+        let value = model.graph.add_initializer("weight", tensor);
+        let copied = model.graph.new_value("copied");
+        model.graph.add_node(NewNode {
+            op_type: "Identity".into(),
+            inputs: vec![Some(value)],
+            outputs: vec![Some(copied)],
+            ..NewNode::default()
+        });
+    }
+    std::fs::write(&path, model.to_vec().unwrap()).unwrap();
+
+    // Unedited; with a weight between others replaced, so that the file goes in two stretches; and over the file itself.
+    let unedited = Model::open(&path).unwrap();
+    let copy = folder.path().join("copy.onnx");
+    unedited.save(&copy).unwrap();
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+    let mut edited = unedited.clone();
+    let old = edited.graph.find_value("weight_2").unwrap();
+    let new = edited.graph.add_initializer("other", weight(9));
+    edited.graph.replace_uses(old, new);
+    let last = edited.graph.node_ids().last().unwrap();
+    edited.graph.set_attr(last, "note", &AttrValue::Int(1));
+    let expected = edited.to_vec().unwrap();
+    assert!(expected != unedited.to_vec().unwrap());
+    for target in [&copy, &path, &path] {
+        edited.save(target).unwrap();
+        assert!(std::fs::read(target).unwrap() == expected);
+    }
+}
