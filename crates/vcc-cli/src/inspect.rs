@@ -1,5 +1,6 @@
 //! `vcc inspect MODEL`
 
+use crate::check;
 use crate::exit::{Usage, Verdict};
 use crate::source;
 use anyhow::Result;
@@ -24,6 +25,12 @@ pub(crate) struct Options {
     /// The number of tokens for which the largest token-by-token tensors are told
     #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(i64).range(1..))]
     at: i64,
+    /// Run the model and compare every inferred size, content and axis with what it is
+    #[arg(long, conflicts_with = "why")]
+    check: bool,
+    /// ONNX Runtime's shared library or the directory it is in, for --check
+    #[arg(long, value_name = "PATH", requires = "check")]
+    ort: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -114,6 +121,16 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     if let Some(block) = &options.why {
         why(graph, analysis, block)?;
         return Ok(Verdict::Ok);
+    }
+    if options.check {
+        let ort = options.ort.as_deref();
+        let report = check::check(&options.model, &conversion.model, analysis, ort)?;
+        if options.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            report.print();
+        }
+        return Ok(report.verdict());
     }
     let mut report = report(&options.model, conversion.opset(), graph, analysis);
     let before = pairs::before(&conversion, options.at);

@@ -1,6 +1,7 @@
 //! The command line: `vcc-convert` and `vcc`, one file per subcommand.
 
 mod bench;
+mod check;
 mod convert;
 mod diff;
 mod exact;

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ort::session::SessionInputValue;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use crate::error::RunError;
@@ -205,28 +205,45 @@ impl Session {
 
     /// Runs the model. Arrays whose names the model does not have are ignored; inputs are not copied, outputs are.
     pub fn run(&mut self, inputs: &Inputs) -> Result<Outputs, RunError> {
-        // Found before the run: an output that cannot be read is known without paying for it.
-        if let Some(port) = self.outputs.iter().find(|p| p.element_type.is_none()) {
-            return Err(unsupported(&self.model, port));
-        }
-        let feeds = feeds(&self.model, &self.inputs, inputs)?;
+        let all: Vec<String> = self.outputs.iter().map(|p| p.name.clone()).collect();
+        self.run_outputs(inputs, &all)
+    }
+
+    /// As [`Session::run`], for some of the outputs, in the order of `names`.
+    pub fn run_outputs(&mut self, inputs: &Inputs, names: &[String]) -> Result<Outputs, RunError> {
         let model = &self.model;
+        // Found before the run: an output that cannot be read is known without paying for it.
+        let unread = |p: &&PortInfo| p.element_type.is_none() && names.contains(&p.name);
+        if let Some(port) = self.outputs.iter().find(unread) {
+            return Err(unsupported(model, port));
+        }
+        let feeds = feeds(model, &self.inputs, inputs)?;
         let failed = |e: ort::Error| RunError::Run {
             model: model.clone(),
             reason: reason(e),
         };
-        let outputs = self.session.run(feeds).map_err(failed)?;
-        self.outputs
+        let selected = names
             .iter()
-            .map(|port| {
-                let value = outputs.get(&port.name).ok_or_else(|| RunError::Run {
+            .fold(OutputSelector::no_default(), |all, name| all.with(name));
+        let options = RunOptions::new().map_err(failed)?.with_outputs(selected);
+        let outputs = self
+            .session
+            .run_with_options(feeds, &options)
+            .map_err(failed)?;
+        names
+            .iter()
+            .map(|name| {
+                let value = outputs.get(name).ok_or_else(|| RunError::Run {
                     model: model.clone(),
-                    reason: format!("the output `{}` did not come back", port.name),
+                    reason: format!("the output `{name}` did not come back"),
                 })?;
-                let array = to_array(value)
-                    .map_err(failed)?
-                    .ok_or_else(|| unsupported(model, port))??;
-                Ok((port.name.clone(), array))
+                let array = to_array(value).map_err(failed)?;
+                let array = array.ok_or_else(|| RunError::UnsupportedType {
+                    model: model.clone(),
+                    name: name.clone(),
+                    type_name: value.dtype().to_string(),
+                })??;
+                Ok((name.clone(), array))
             })
             .collect()
     }

@@ -74,6 +74,21 @@ impl Data {
         all
     }
 
+    /// Numbers as elements of a type: integers are cut off, floats rounded, and all but 0 is `true`.
+    pub fn from_f64s(kind: ElementType, numbers: &[f64]) -> Self {
+        let all = numbers.iter();
+        match kind {
+            ElementType::F32 => Self::F32(all.map(|&x| x as f32).collect()),
+            ElementType::F64 => Self::F64(numbers.to_vec()),
+            ElementType::F16 => Self::F16(all.map(|&x| f16::from_f64(x)).collect()),
+            ElementType::I64 => Self::I64(all.map(|&x| x as i64).collect()),
+            ElementType::I32 => Self::I32(all.map(|&x| x as i32).collect()),
+            ElementType::I8 => Self::I8(all.map(|&x| x as i8).collect()),
+            ElementType::U8 => Self::U8(all.map(|&x| x as u8).collect()),
+            ElementType::Bool => Self::Bool(all.map(|&x| x != 0.0).collect()),
+        }
+    }
+
     /// Appends the elements in `range` to `out` as [`Data::to_f64s`] does. What lies outside is left out.
     pub(crate) fn append_f64s(&self, range: Range<usize>, out: &mut Vec<f64>) {
         macro_rules! append {

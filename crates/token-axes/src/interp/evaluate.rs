@@ -27,7 +27,8 @@ pub fn evaluate(model: &Model, sample: &Sample) -> Result<Facts, SizeConflict> {
 /// [`evaluate`] with all conflicts; the values concerned are unknown.
 pub(super) fn run(model: &Model, sample: &Sample) -> (Facts, Vec<SizeConflict>) {
     let mut sizes = BTreeMap::new();
-    for (symbol, size) in &sample.dims {
+    // An axis of size 1 tells nothing of where it comes from.
+    for (symbol, size) in sample.dims.iter().filter(|(_, size)| **size > 1) {
         sizes.entry(*size).or_insert(symbol.as_str());
     }
     let graph = &model.graph;

@@ -168,27 +168,30 @@ struct Primes {
 }
 
 impl Primes {
-    /// The first free prime from `from` on.
-    fn next(&mut self, from: i64) -> i64 {
+    /// The first prime from `from` on that is free and whose multiple is; the multiple.
+    fn next(&mut self, from: i64, times: i64) -> i64 {
         let is_prime = |n: i64| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let is_free = |n: i64| !self.avoid.contains(&n) && !self.avoid.contains(&(n * times));
         let start = self.reached.get(&from).copied().unwrap_or(from);
         let prime = (start..)
-            .find(|&n| is_prime(n) && !self.avoid.contains(&n))
+            .find(|&n| is_prime(n) && is_free(n))
             .unwrap_or(from);
         self.reached.insert(from, prime);
-        self.avoid.insert(prime);
-        prime
+        self.avoid.extend([prime, prime * times]);
+        prime * times
     }
 
     /// Sizes at all samples.
     fn sizes(&mut self, role: Role, token_unit: i64) -> [i64; SAMPLES] {
         std::array::from_fn(|i| match role {
-            Role::Batch => self.next(2),
-            Role::Token => token_unit * self.next(11),
+            Role::Batch => self.next(2, 1),
+            // One of them even: else the remainder of a division by 2 would be the same at all samples.
+            Role::Token if i + 1 == SAMPLES => self.next(7, 2 * token_unit),
+            Role::Token => self.next(11, token_unit),
             // A multiple of any usual patch size; 5 and up, so that no window is larger than the image.
-            Role::Image => 32 * self.next(5),
+            Role::Image => self.next(5, 32),
             // Far enough apart to differ after subsampling.
-            Role::Long => self.next(4000 + 1280 * i as i64),
+            Role::Long => self.next(4000 + 1280 * i as i64, 1),
         })
     }
 }

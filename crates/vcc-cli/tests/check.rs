@@ -1,0 +1,85 @@
+//! `vcc inspect --check` finds nothing wrong with what the analysis says of any fixture. That it can find something is tested where
+//! it is implemented, on falsified analyses.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+mod common;
+
+use common::{Fixture, fixture, fixtures, manifest};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+fn check(path: &Path) -> (Option<i32>, Value) {
+    let out = Command::new(env!("CARGO_BIN_EXE_vcc"))
+        .args(["inspect", "--check", "--json"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&out.stdout);
+    let said = String::from_utf8_lossy(&out.stderr);
+    (
+        out.status.code(),
+        report.unwrap_or_else(|e| panic!("{}: {e}: {said}", path.display())),
+    )
+}
+
+/// Every model of the manifest and every golden original.
+fn all() -> Vec<Fixture> {
+    let mut all = manifest();
+    let golden = std::fs::read_dir(fixtures().join("golden")).unwrap();
+    let paths = golden.map(|e| e.unwrap().path());
+    let names = paths
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+        .map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned());
+    all.extend(names.map(|name| fixture(&name)));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+/// What is wrong with a report.
+fn complaints(model: &Fixture, code: Option<i32>, report: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let count = |name: &str| report["compared"][name].as_u64().unwrap();
+    if code != Some(0) || report["disagreements"] != Value::Array(Vec::new()) {
+        wrong.push(format!("exit code {code:?}, {}", report["disagreements"]));
+    }
+    let sizes = report["sizes"].as_array().unwrap().len();
+    // What is refused may not run at any length (windows).
+    if sizes != 3 && !(sizes > 0 && model.expect.starts_with("refuse:")) {
+        wrong.push(format!("not at three sizes: {}", report["skipped"]));
+    }
+    if count("values") < 50 || count("dimensions") < 300 || count("contents") < 20 {
+        wrong.push(format!("little was compared: {}", report["compared"]));
+    }
+    if (count("axes") == 0) != model.expect.starts_with("refuse:") {
+        wrong.push(format!("axes were compared: {}", report["compared"]));
+    }
+    wrong
+}
+
+#[test]
+fn the_analysis_of_every_fixture_agrees_with_what_runs() {
+    let models = all();
+    assert!(models.len() >= 42, "fixtures are missing");
+    let (even, odd): (Vec<_>, Vec<_>) = models.iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    let run = |models: Vec<(usize, &Fixture)>| -> Vec<String> {
+        let one = |(_, model): (usize, &Fixture)| {
+            let (code, report) = check(&model.path);
+            let wrong = complaints(model, code, &report);
+            (!wrong.is_empty()).then(|| format!("{}: {}", model.name, wrong.join("; ")))
+        };
+        models.into_iter().filter_map(one).collect()
+    };
+    let wrong = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(odd));
+        let mut wrong = run(even);
+        wrong.extend(other.join().unwrap());
+        wrong
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
