@@ -1,0 +1,119 @@
+"""Breaks the rules of the analysis and of the passes, one at a time, and runs the tests: each time one must fail.
+
+    python tools/mutate.py [NAME ..]
+
+Works on a copy of the last commit in target/mutants; takes about a minute for each rule. The tests need ONNX Runtime, the operator
+library and a Python with onnx and onnxruntime as `cargo xtask test` provides them: ORT_DYLIB_PATH and VCC_OPS_LIB name the first two.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY = ROOT / "target" / "mutants"
+# Its own: cargo does not tell the crates of two copies apart that share one.
+BUILD = ROOT / "target" / "mutants-build"
+TESTS = ["conversion", "refusals", "golden", "sharp", "check", "hoist"]
+
+AXES = "crates/token-axes/src"
+# name: file, what is there, what takes its place
+RULES = {
+    "accept-causal-masks": (
+        f"{AXES}/masks.rs",
+        "match is_one_sided(samples, external, &node.op_type, first, second) {",
+        "match is_one_sided(samples, external, &node.op_type, first, second).map(|_| false) {",
+    ),
+    "turn-the-padding-mask-round": (
+        f"{AXES}/masks.rs",
+        "zero_is_valid: verdict == Some(false),",
+        "zero_is_valid: verdict != Some(false),",
+    ),
+    "accept-convolutions-over-tokens": (
+        f"{AXES}/flow/products.rs",
+        'if kernel != Some(true) || !ones("strides") || !zeros {',
+        'if kernel != Some(true) && !ones("strides") && !zeros {',
+    ),
+    "sum-tokens-without-a-softmax": (
+        f"{AXES}/flow/products.rs",
+        "if has_batch(axis) || carriers < 2 || !axis.iter().any(|f| f.role == Role::Attended) {",
+        "if has_batch(axis) {",
+    ),
+    "split-the-tokens": (
+        f"{AXES}/layout.rs",
+        "} else if factor.role == Role::Feature {",
+        "} else if factor.role != Role::Batch {",
+    ),
+    "merge-axes-in-the-wrong-order": (
+        f"{AXES}/layout.rs",
+        "                axis.push(factor);\n",
+        "                axis.insert(0, factor);\n",
+    ),
+    "forget-that-values-are-read-outside": (
+        f"{AXES}/blocks.rs",
+        "            if value == output {\n                continue;\n            }\n            let refuse",
+        "            if value == output || id.eq(&id) {\n                continue;\n            }\n            let refuse",
+    ),
+    "leave-externals-at-all-tokens": (
+        "passes/src/externals.rs",
+        "e.graph.set_input(instance.node, i, Some(value));",
+        "e.graph.set_input(instance.node, i, Some(external.value).filter(|_| value != external.value));",
+    ),
+    "keep-stale-shapes": (
+        "passes/src/shapes.rs",
+        "            e.graph.set_input(node, 1, Some(target));",
+        "            let _ = target;",
+    ),
+    "skip-the-bias-of-counts": (
+        "passes/src/insert.rs",
+        "e.graph.set_input(axes.softmax, 0, Some(biased));",
+        "let _ = biased;",
+    ),
+}
+
+
+def cargo(*arguments: str) -> subprocess.CompletedProcess:
+    tests = [argument for test in TESTS for argument in ("--test", test)]
+    command = ["cargo", "test", "--quiet", "-p", "token-axes", "-p", "vcc-cli", "--lib", "--bins", *tests, *arguments]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(BUILD)}
+    return subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True)
+
+
+def failures() -> list[str]:
+    """The tests that fail; hand-made encoders only if no other does."""
+    ran = cargo("--no-fail-fast")
+    if ran.returncode:
+        return sorted({line.split()[1] for line in ran.stdout.splitlines() if line.startswith("---- ")})
+    forms = ["crates/vcc-cli/tests/forms.py", "--converter", str(BUILD / "debug/vcc-convert")]
+    forms += ["--library", os.environ["VCC_OPS_LIB"]]
+    return ["forms.py"] if subprocess.run([sys.executable, *forms], cwd=COPY, capture_output=True).returncode else []
+
+
+def main(names: list[str]) -> int:
+    if not COPY.exists():
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(COPY)], cwd=ROOT, check=True)
+    unnoticed = []
+    try:
+        for name in names or RULES:
+            file, old, new = RULES[name]
+            text = (COPY / file).read_text()
+            if old not in text:
+                sys.exit(f"{name}: {file} has no `{old.strip()}` any more; state the rule as it is now")
+            (COPY / file).write_text(text.replace(old, new))
+            try:
+                built = cargo("--no-run")
+                if built.returncode != 0:
+                    sys.exit(f"{name}: does not compile\n{built.stderr}")
+                failed = failures()
+            finally:
+                (COPY / file).write_text(text)
+            print(f"{name}: {'noticed by ' + ', '.join(failed) if failed else 'NOT NOTICED'}", flush=True)
+            unnoticed += [] if failed else [name]
+    finally:
+        subprocess.run(["git", "worktree", "remove", "--force", str(COPY)], cwd=ROOT, check=True)
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
