@@ -44,19 +44,24 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &options)
         })?;
     }
-    step("unusual forms of encoders", || {
-        let (converter, library) = (target().join("debug/vcc-convert"), library());
-        let options = [
-            "crates/vcc-cli/tests/forms.py",
-            "--converter",
-            converter
-                .to_str()
-                .context("the target's path is not UTF-8")?,
-            "--library",
-            library.to_str().context("the target's path is not UTF-8")?,
-        ];
-        script(&mut tally, "py", &options)
-    })?;
+    for (what, name) in [
+        ("unusual forms of encoders", "forms.py"),
+        ("random encoders", "random_encoders.py"),
+    ] {
+        step(what, || {
+            let (converter, library) = (target().join("debug/vcc-convert"), library());
+            let options = [
+                &format!("crates/vcc-cli/tests/{name}"),
+                "--converter",
+                converter
+                    .to_str()
+                    .context("the target's path is not UTF-8")?,
+                "--library",
+                library.to_str().context("the target's path is not UTF-8")?,
+            ];
+            script(&mut tally, "py", &options)
+        })?;
+    }
     // cargo test builds the examples too.
     let generator = target().join("debug/examples/body_models");
     step("the function bodies against their specification", || {

@@ -1,0 +1,130 @@
+"""What a random encoder may look like: the choices, the first of each the plainest, and how they are drawn."""
+
+import numpy as np
+
+OPTIONS = {
+    # sizes
+    "blocks": (2, 1, 3),
+    "weights": ("own", "shared"),
+    "channels": (16, 24, 32),
+    "heads": (4, 1, 2, 8),
+    "feedforward": (2, 1, 3),
+    "batch": (None, 1, 3),
+    "length": (None, "number", "channels", "heads", "head_size", "feedforward", "batch"),
+    # how it is written
+    "opset": (17, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21),
+    "dtype": ("f32", "f16"),
+    "constants": ("initializers", "nodes", "inputs"),
+    "reshape": ("minus_one", "sizes", "zero", "features", "mixed"),
+    "size": ("scalar", "vector", "slice", "attributes", "cast", "mixed"),
+    "source": ("value", "root", "literal", "mixed"),
+    "root": ("input", "block"),
+    "noise": ("none", "identity", "dropout", "cast", "chain", "mixed"),
+    "function": ("none", "feedforward", "attention", "block", "nested"),
+    # the stream
+    "layout": ("BND", "NBD", "BDN", "FD"),
+    "attention_layout": ("same", "BND", "NBD"),
+    "embedding": ("input", "ids", "ids_types", "projected", "patches", "strided"),
+    "absolute": ("none", "gathered", "sliced", "computed", "given"),
+    "order": ("pre", "post", "sandwich", "parallel", "one_norm"),
+    "residual": ("plain", "swapped", "scaled", "layer_scale", "gated"),
+    "norm": ("layer", "decomposed", "rms", "batch", "none"),
+    "norm_form": ("pow_sqrt_div", "mul_reciprocal", "f32"),
+    "activation": ("relu", "erf", "tanh", "silu", "quick", "elu", "squared", "operator"),
+    "gate": ("none", "split", "two", "experts"),
+    "linear": ("matmul", "swapped", "gemm", "einsum", "transposed", "int8", "conv", "no_bias"),
+    # the attention
+    "project": ("three", "split", "slice", "gather", "heads_first"),
+    "key_heads": ("all", "one", "half", "repeated"),
+    "split_heads": ("transposed", "merged", "sequence_merged"),
+    "product": ("matmul", "einsum", "transposed_scores"),
+    "scale": ("scores", "divide", "query", "both", "none", "shape"),
+    "normalised": ("none", "queries_keys", "cosine"),
+    "softcap": ("none", "tanh"),
+    "softmax": ("operator", "decomposed", "f32", "log"),
+    "after": ("none", "dropout", "is_nan", "gate", "scaled"),
+    "mask": ("none", "given"),
+    "mask_type": ("i64", "f32", "bool", "i32"),
+    "mask_shape": ("BN", "1N", "N", "lengths", "segments", "ids", "bias"),
+    "mask_form": ("sub_mul", "where", "fill", "fill_not", "and", "query_key", "log", "weights"),
+    "mask_spread": ("none", "query", "heads", "cut", "if"),
+    "mask_value": (-1e4, -1e9, "lowest", "-inf"),
+    "relative": ("none", "alibi", "alibi_key", "buckets", "table", "table_index", "shaw", "gather_elements", "learned"),
+    "rotary": ("none", "half", "interleaved", "einsum_angles", "partial"),
+    "rotary_from": ("computed", "table", "gathered", "given"),
+    "indices": ("range", "table", "nonzero", "cumsum"),
+    "built": ("once", "each"),
+    # the outputs
+    "head": ("stream", "cls", "mean", "logits", "two", "max", "tokens_and_cls"),
+    "hidden_states": (False, True),
+    "towers": (1, 2),
+    # how it is converted
+    "vip": ("first:1", "first:5", "last:3", "input:vip", "first:2+last:2"),
+    "ladder": ("16,1", "4,1", "8,4,1"),
+}
+
+PLAIN = {name: options[0] for name, options in OPTIONS.items()}
+
+
+# What is open: sound encoders that are refused or fail as yet, and how. One that passes must leave this list.
+KNOWN = (
+    ({"relative": "shaw"}, "REFUSED R-TOKEN-MIXING"),
+    ({"softmax": "decomposed"}, "REFUSED E-NO-BLOCKS"),
+    ({"softmax": "log"}, "REFUSED E-NO-BLOCKS"),
+    ({"layout": "FD"}, "REFUSED R-AXES"),
+    ({"constants": "inputs", "rotary": "partial"}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"constants": "inputs", "gate": "experts"}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"constants": "inputs", "project": "slice"}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"constants": "inputs", "relative": "buckets"}, "REFUSED R-MASK-UNDECIDED"),
+    ({"embedding": "strided", "absolute": "sliced"}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"layout": "BDN", "relative": "alibi"}, "REFUSED R-MASK-UNDECIDED"),
+    ({"layout": "BDN", "relative": "table_index"}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"gate": "experts", "linear": "conv"}, "REFUSED R-BLOCK-LOCAL"),
+    ({"indices": "table", "rotary": "partial", "towers": 2}, "REFUSED R-AXES"),
+    ({"mask_form": "weights", "mask": "given"}, "REFUSED R-TOKEN-MIXING"),
+    ({"split_heads": "merged", "heads": 1, "relative": "learned"}, "RUN"),
+    ({"split_heads": "sequence_merged", "heads": 1, "relative": "learned"}, "RUN"),
+    ({"mask_shape": "bias", "mask": "given"}, "ROWS"),
+    ({"dtype": "f16", "layout": "NBD", "attention_layout": "BND"}, "CRASH"),
+)
+
+
+def draw(seed):
+    """A vector of choices; some seeds give nearly plain encoders, others wild ones."""
+    random = np.random.default_rng(seed)
+    wildness = random.uniform(0.15, 0.7)
+    picked = {}
+    for name, options in OPTIONS.items():
+        wild = random.uniform() < wildness
+        picked[name] = options[random.integers(len(options))] if wild else options[0]
+    return picked
+
+
+def avoid(choices, combinations):
+    """The same, with the first choice of every such combination made plain."""
+    for combination in combinations:
+        if choices.items() >= combination.items():
+            name = next(iter(combination))
+            choices = choices | {name: PLAIN[name]}
+    return choices
+
+
+def written(choices):
+    return " ".join(f"{name}={value}" for name, value in unlike_plain(choices).items()) or "plain"
+
+
+def parse(text):
+    """The choices of 'name=value name=value', without those left out."""
+    items = [] if text == "plain" else [item.partition("=") for item in text.split()]
+    return {name: next(option for option in OPTIONS[name] if str(option) == value) for name, _, value in items}
+
+
+def unlike_plain(choices):
+    """The choices that make this encoder what it is."""
+    return {name: value for name, value in choices.items() if value != PLAIN[name]}
+
+
+def mixed(choices, name):
+    """One option, or for 'mixed' all of them, to be picked from anew at every place."""
+    value = choices[name]
+    return tuple(o for o in OPTIONS[name] if o != "mixed") if value == "mixed" else value
