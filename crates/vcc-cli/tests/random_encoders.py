@@ -122,13 +122,14 @@ def main():
             os.makedirs(arguments.keep, exist_ok=True)
         tally = Tally(Tools(arguments.converter, arguments.library, arguments.keep or folder), not arguments.no_shrink)
         if arguments.only is None:
-            for choices, how in KNOWN:
-                tally.known(choices, how)
+            for combination, more, how in KNOWN:
+                tally.known({name: options[0] for name, options in combination.items()} | more, how)
         for seed in arguments.seeds:
             if arguments.only is not None:
                 choices = PLAIN | arguments.only
             else:
-                choices = avoid(draw(seed), [*(known for known, _ in KNOWN), *arguments.without])
+                without = [{name: (option,) for name, option in item.items()} for item in arguments.without]
+                choices = avoid(draw(seed), [*(combination for combination, _, _ in KNOWN), *without])
             if kind != "unsound":
                 tally.judge(choices, seed)
             if kind != "sound":

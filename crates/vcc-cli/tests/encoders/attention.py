@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto
 
-LONGEST = 64  # of tables of positions
+LONGEST = 512  # of tables of positions
 
 
 class Attention:

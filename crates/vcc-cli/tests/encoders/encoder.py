@@ -45,7 +45,7 @@ def static_sizes(choices):
         "batch": choices["batch"] or 3,
     }
     tokens = numbers.get(choices["length"])
-    if tokens is not None and (tokens > LONGEST or tokens < 2):
+    if tokens is not None and (tokens > 64 or tokens < 2):
         tokens = 37
     sizes = {"B": choices["batch"], "N": tokens}
     if tokens is not None:

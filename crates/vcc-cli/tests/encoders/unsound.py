@@ -10,6 +10,7 @@ from onnx import TensorProto
 from .attention import LONGEST
 
 CAUSAL = ("R-CAUSAL", "R-MASK-UNDECIDED")
+GIVEN = (*CAUSAL, "R-AXES")  # the positions' length agrees with the stream's only when fed
 MIXING = ("R-TOKEN-MIXING", "R-BLOCK-LOCAL", "R-UNKNOWN-OP", "R-EXTERNAL", "R-AXES", "R-MANY-ATTENTIONS", "R-UNKNOWN-SHAPE", "R-BAKED-LENGTH")
 EXPOSED = ("R-EXPOSED",)
 UNSOUND = {}
@@ -161,7 +162,7 @@ def causal_by_maximum(g, a, scores):
     return g.op("Where", g.op("Not", g.op("Greater", most, query)), scores, g.const(low(g)))
 
 
-@unsound("scores", CAUSAL)
+@unsound("scores", GIVEN)
 def causal_given(g, a, scores):
     """By positions that are fed."""
     p = a.tools.positions()
@@ -169,7 +170,7 @@ def causal_given(g, a, scores):
     return fill(g, scores, blocked)
 
 
-@unsound("scores", CAUSAL)
+@unsound("scores", GIVEN)
 def causal_given_difference(g, a, scores):
     p = a.tools.positions()
     ahead = g.op("Relu", g.cast(g.op("Sub", g.unsqueeze(p, 1, 2), g.unsqueeze(p, 1, 3))))
