@@ -1,7 +1,8 @@
-"""Small encoders and decoders with random weights, one function for each architecture: `ARCHITECTURES[name]()`.
+"""Small encoders and decoders with random weights, one function for each architecture: `ARCHITECTURES[name](attention)`.
 
-Each returns (module, inputs, outputs): `inputs` maps a graph input to its kind ('ids', 'mask', 'types', 'global', 'pixels'),
-`outputs` names the graph outputs. A new architecture is one more function.
+Each returns (module, inputs, outputs): `inputs` maps a graph input to its kind (`example` in export.py knows them), `outputs` names
+the graph outputs. A new architecture is one more function. This file has the registry and the first models; text.py, senses.py (vision
+and speech) and written.py (modules of our own) have the others.
 """
 
 import torch
@@ -19,6 +20,29 @@ ARCHITECTURES = {}
 def architecture(function):
     ARCHITECTURES[function.__name__] = function
     return function
+
+
+def vary(module):
+    """Gives every weight another value, biases and norms too, and attention something to choose: as in a trained model."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 1.2 / weight[0].numel() ** 0.5, generator=generator)
+            else:
+                weight.normal_(1 if name.endswith("weight") else 0, 0.1, generator=generator)
+    return module
+
+
+def varied(function):
+    """An architecture whose weights are varied."""
+
+    def build(attention):
+        module, inputs, outputs = function(attention)
+        return vary(module), inputs, outputs
+
+    build.__name__ = function.__name__
+    return architecture(build)
 
 
 def bert_config(**more):
