@@ -45,6 +45,9 @@ struct Report {
 
 #[derive(Serialize)]
 struct StreamReport {
+    /// The number that options give its encoder; none if no block can be converted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder: Option<usize>,
     primary_output: String,
     padding_mask: Option<String>,
     token_by_token: Option<PairsReport>,
@@ -180,10 +183,11 @@ fn pair_report(pair: &pairs::Pair) -> PairReport {
 
 fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis) -> Report {
     let name = |v| graph.value(v).name.clone();
-    let streams = analysis
+    let mut streams: Vec<StreamReport> = analysis
         .streams
         .iter()
         .map(|stream| StreamReport {
+            encoder: None,
             primary_output: name(stream.output),
             padding_mask: token_axes::masks::padding_mask(
                 graph,
@@ -213,10 +217,21 @@ fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis
                 .collect(),
         })
         .collect();
+    number_encoders(&mut streams);
     Report {
         model: path.display().to_string(),
         opset,
         streams,
+    }
+}
+
+/// The encoders are the streams with a block to convert, in order.
+fn number_encoders(streams: &mut [StreamReport]) {
+    let encoders = streams
+        .iter_mut()
+        .filter(|s| s.blocks.iter().any(|b| b.convertible));
+    for (number, stream) in encoders.enumerate() {
+        stream.encoder = Some(number);
     }
 }
 
@@ -274,7 +289,10 @@ fn print(report: &Report) {
     for (number, stream) in report.streams.iter().enumerate() {
         let convertible = stream.blocks.iter().filter(|b| b.convertible).count();
         println!(
-            "\nstream {number}, to '{}': {} blocks, {convertible} can be converted",
+            "\nstream {number}{}, to '{}': {} blocks, {convertible} can be converted",
+            stream
+                .encoder
+                .map_or_else(String::new, |encoder| format!(" (encoder {encoder})")),
             stream.primary_output,
             stream.blocks.len()
         );
