@@ -182,6 +182,7 @@ FORMS = {
     "softmax_over_tokens": (mix("Softmax", axis=1), (), "R-MANY-ATTENTIONS"),
     "causal": (scores(lambda g, x: g.blocked(later(g, x))), (), "R-CAUSAL"),
     "causal_moderate": (scores(lambda g, x: g.blocked(later(g, x), -100.0)), (), "R-CAUSAL"),
+    "causal_faint": (scores(lambda g, x: g.blocked(later(g, x), -30.0)), (), "R-CAUSAL"),
     "causal_with_slope": (scores(causal_with_slope), (), "R-CAUSAL"),
     "causal_by_chunks": (scores(chunks), (), "R-CAUSAL"),
     "causal_with_padding": (scores(lambda g, x: g.op("Add", padding(g, x), g.blocked(later(g, x)))), ("mask",), "R-CAUSAL"),
