@@ -7,7 +7,7 @@ use crate::{
     blocks, canonical, clean_up, externals, functions, insert, operators, partition, planning,
     restore, select, shapes,
 };
-use onnx_model::Model;
+use onnx_model::{Model, Violation};
 
 /// One pass.
 pub struct Pass {
@@ -100,6 +100,7 @@ pub fn convert(
     hooks: &mut Hooks<'_>,
 ) -> Result<Conversion, Error> {
     let mut conversion = Conversion::new(model, request, form);
+    check_original(&mut conversion.model)?;
     for (index, pass) in PASSES.iter().enumerate() {
         (pass.run)(&mut conversion)?;
         let last = index + 1 == PASSES.len() || hooks.stop_after == Some(pass.name);
@@ -115,16 +116,32 @@ pub fn convert(
     Ok(conversion)
 }
 
-fn verify(conversion: &Conversion, pass: &'static str) -> Result<(), Error> {
-    conversion.model.verify().map_err(|violations| {
-        let text: Vec<String> = violations
-            .iter()
-            .take(5)
-            .map(|v| format!("{v:?}"))
-            .collect();
-        Error::Verifier {
-            pass,
-            violations: text.join("; "),
-        }
+/// What the verifier finds later is a defect of the passes; what it finds now is the model's.
+fn check_original(model: &mut Model) -> Result<(), Error> {
+    model.graph.sort()?;
+    model.verify().map_err(|violations| {
+        Error::Unsupported(format!(
+            "E-MODEL: The model is not well-formed: {}. Export it again.",
+            listed(&violations)
+        ))
     })
+}
+
+fn verify(conversion: &Conversion, pass: &'static str) -> Result<(), Error> {
+    conversion
+        .model
+        .verify()
+        .map_err(|violations| Error::Verifier {
+            pass,
+            violations: listed(&violations),
+        })
+}
+
+fn listed(violations: &[Violation]) -> String {
+    let text: Vec<String> = violations
+        .iter()
+        .take(5)
+        .map(Violation::to_string)
+        .collect();
+    text.join("; ")
 }

@@ -424,6 +424,14 @@ impl FromStr for BlockSpec {
 }
 
 impl BlockSpec {
+    /// The blocks that are named by their own number, to be something else than left alone.
+    pub(crate) fn single(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0
+            .iter()
+            .filter(|(first, last, mode)| *last == Some(*first) && *mode != BlockMode::Full)
+            .map(|(first, ..)| *first)
+    }
+
     /// The modes of `count` blocks; later entries win, blocks that are not named are `vcc`.
     pub fn modes(&self, count: usize) -> Result<Vec<BlockMode>, Error> {
         let mut modes = vec![BlockMode::Vcc; count];

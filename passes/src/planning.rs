@@ -156,10 +156,19 @@ fn plan_of(
         None => Refinements(vec![DEFAULT_REFINE; ladder.levels()]),
     };
     let count = stream.blocks.len();
-    let mut blocks = match pick(&single.blocks, &common.blocks) {
+    let spec = pick(&single.blocks, &common.blocks);
+    let mut blocks = match &spec {
         Some(spec) => spec.modes(count)?,
         None => vec![BlockMode::Vcc; count],
     };
+    // A range may run over refused blocks, which stay as they are; one that is asked for by its number may not be ignored.
+    for number in spec.iter().flat_map(BlockSpec::single) {
+        if let Err(refusal) = &stream.blocks[number].axes {
+            return Err(Error::Usage(format!(
+                "--blocks asks for block {number}, which cannot be converted. {refusal}"
+            )));
+        }
+    }
     for (mode, block) in blocks.iter_mut().zip(&stream.blocks) {
         if block.axes.is_err() {
             *mode = BlockMode::Full;

@@ -283,7 +283,7 @@ def select_case(rng, number, ladder, dtype, attrs, tally):
             scores[0, 0] = np.nan
         elif kind == "infinite" and C:
             scores[..., 0] = -np.inf
-        budget = int(rng.choice([0, 1, 3, 100, -1, -30, -50, -99, -100]))
+        budget = int(rng.choice([0, 1, 3, 100, -1, -30, -50, -99, -100, -1000, np.iinfo(np.int64).min]))
         inputs = {"scores": scores, "candidates": candidates, "item_count": item_count, "vote": vote, "budget": np.array([budget])}
         children, rest, gaps = reference.select(scores.astype(np.float64), candidates, item_count, vote, budget, ladder, level)
         # Equal scores must be told apart by position; anything else this close is up to rounding.

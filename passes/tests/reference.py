@@ -151,7 +151,7 @@ def select(scores, candidates, item_count, vote, budget, ladder, level):
     """Returns (children, rest, gap): gap is the relative distance of the scores at the cut of each batch row, inf without a cut."""
     B, H, v, C = scores.shape
     layout = Layout.of_items(ladder, item_count.shape[1], v)
-    h = min(budget, C) if budget >= 0 else min(C, math.ceil(Fraction(C * -budget, 100)))
+    h = min(budget, C) if budget >= 0 else min(C, math.ceil(Fraction(C * -int(budget), 100)))
     children, rest, gaps = [], [], []
     for b in range(B):
         live = [c for c in range(C) if item_count[b, candidates[b, c]] > 0]

@@ -20,15 +20,11 @@ impl Model {
     /// to external data are written as they are, so they mean files in the directory of `path` from then on.
     ///
     /// # Errors
-    /// `E-ONNX-IO`, `E-ONNX-WRITE`, `E-ONNX-TOO-LARGE`. The file at `path` is untouched then.
+    /// `E-ONNX-WRITE`, `E-ONNX-TOO-LARGE`. The file at `path` is untouched then.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
-        };
-        let failed = |source| Error::Io {
-            path: path.to_owned(),
-            source,
         };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".onnx-").suffix(".part");
@@ -38,11 +34,11 @@ impl Model {
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let mut file = builder.tempfile_in(dir).map_err(failed)?;
+        let mut file = builder.tempfile_in(dir).map_err(Error::Write)?;
         self.encode()?
             .copy_to(file.as_file_mut(), self.source.as_deref())
             .map_err(Error::Write)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
+        file.persist(path).map_err(|e| Error::Write(e.error))?;
         Ok(())
     }
 

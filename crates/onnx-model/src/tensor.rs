@@ -177,6 +177,11 @@ impl Tensor {
         matches!(self.data, Data::External(_))
     }
 
+    /// Whether `read_raw` gives a view of a file and copies nothing.
+    pub fn is_mapped(&self) -> bool {
+        !matches!(self.data, Data::Typed) && self.dtype.bits().is_some()
+    }
+
     pub(crate) fn external(&self) -> Option<&External> {
         match &self.data {
             Data::External(external) => Some(external),

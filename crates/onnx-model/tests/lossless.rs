@@ -288,7 +288,7 @@ fn saving_over_the_file_is_atomic_and_leaves_nothing_behind() {
     let error = model
         .save(&dir.path().join("no/such/place.onnx"))
         .unwrap_err();
-    assert_eq!(error.code(), "E-ONNX-IO");
+    assert_eq!(error.code(), "E-ONNX-WRITE");
 }
 
 #[test]

@@ -109,8 +109,10 @@ fn is_one_sided(
     known.then_some(false)
 }
 
-/// How far below the largest score of its row a score is blocked.
+/// How far below the largest score of its row a score is blocked, whatever the other scores are.
 const BLOCKED: f64 = 50.0;
+/// The same where all later tokens have one score and all others another: no bias of relative positions is like that.
+const BLOCKED_STEP: f64 = 8.0;
 
 fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
     let largest: Vec<f64> = (0..n)
@@ -128,7 +130,11 @@ fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64
             column == n || (is_bool && column == 0)
         })
         .collect();
-    (0..n).any(|i| (0..i).any(|j| !padding[i] && !padding[j] && blocked(i, j) != blocked(j, i)))
+    let pairs = || (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+    let step = n > 2
+        && at(1, 0) - at(0, 1) >= BLOCKED_STEP
+        && pairs().all(|(i, j)| at(i, j) == at(1, 0) && at(j, i) == at(0, 1));
+    step || pairs().any(|(i, j)| !padding[i] && !padding[j] && blocked(i, j) != blocked(j, i))
 }
 
 fn strides(shape: &[i64]) -> Vec<usize> {

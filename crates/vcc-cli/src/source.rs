@@ -16,7 +16,8 @@ use crate::exit::Usage;
 /// Metadata key of the original's sha256.
 pub(crate) const SOURCE: &str = "vcc.source_sha256";
 
-/// Opens a model; errors name the file. External data must be there and in the model's directory: it is mapped, not read.
+/// Opens a model; errors name the file. Weights must have the sizes that their dimensions ask for, and external data must be
+/// there, in the model's directory: they are mapped, not read.
 pub(crate) fn open(path: &Path) -> Result<Model> {
     let name = || path.display().to_string();
     let model = Model::open(path).with_context(name)?;
@@ -24,7 +25,7 @@ pub(crate) fn open(path: &Path) -> Result<Model> {
     for value in graph.value_ids() {
         if let Some(tensor) = graph
             .initializer(value)
-            .filter(onnx_model::Tensor::is_external)
+            .filter(onnx_model::Tensor::is_mapped)
         {
             tensor.read_raw().with_context(name)?;
         }

@@ -446,13 +446,14 @@ fn select(s: &Setting, m: &Masks, rng: &mut Rng) -> Option<Case> {
         }
     }
     let scores = s.floats(&[m.batch, heads, m.v, count], scores);
-    let budget = match rng.below(4) {
+    let budget = match rng.below(5) {
         0 => -(1 + rng.below(100) as i64),
         1 => -100,
+        2 => [i64::MIN, i64::MIN + 1, -101][rng.below(3)],
         _ => rng.below(count + 2) as i64,
     };
     let h = if budget < 0 {
-        (count * budget.unsigned_abs() as usize).div_ceil(100)
+        (count * budget.unsigned_abs().min(100) as usize).div_ceil(100)
     } else {
         count.min(budget as usize)
     };

@@ -10,8 +10,8 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let total = candidates.dim(1).named("candidates_count");
     let score = score(scores, candidates, item_count, vote);
 
-    // A negative budget is a percentage, rounded up.
-    let percent = (total * (budget * -1) + 99) / 100;
+    // A negative budget is a percentage, rounded up; more than 100 of it is all, and must not overflow.
+    let percent = (total * (budget.max(-100) * -1) + 99) / 100;
     let chosen_count = budget
         .less(0)
         .select(percent, budget)
