@@ -264,7 +264,7 @@ fn spreads_inputs(graph: &Graph, samples: &Samples, axes: &BlockAxes, value: Val
 pub struct PaddingMask {
     /// The graph input.
     pub input: ValueId,
-    /// Whether 0 (or false) marks a valid token, as in PyTorch's `key_padding_mask`.
+    /// Whether 0 (or false) marks a valid token, as in PyTorch's `key_padding_mask` and where the input is added to the scores.
     pub zero_is_valid: bool,
 }
 
@@ -384,6 +384,13 @@ fn zero_is_blocked(
             return None;
         };
         return Some(last == blocked_when);
+    }
+    // The sample's ones and zeros come to the scores as they are: the input holds what is added to them, 0 for a valid token.
+    let is_added = matches!(node.op_type.as_str(), "Add" | "Sub" | "Sum")
+        && !matches!(content, Content::Bool(_))
+        && (first - last).abs() <= 1.0;
+    if is_added {
+        return Some(false);
     }
     let sign = if node.op_type == "Sub" { -1.0 } else { 1.0 };
     Some(last * sign < first * sign)

@@ -103,7 +103,7 @@ pub(super) fn key_padding(
         }
         _ => return None,
     };
-    let (keep, blocked) = (e.float(dtype, 0.0), e.float(dtype, f64::from(filter)));
+    let (keep, blocked) = (e.float(dtype, 0.0), blocked(e, dtype, filter));
     Some(e.op("Where", &[valid, keep, blocked], &[]))
 }
 
@@ -136,6 +136,15 @@ pub(super) fn mask_index(
         e.op("Less", &[position, ends], &[])
     };
     let valid = e.unsqueeze(valid, &[1, 2]);
-    let (keep, blocked) = (e.float(dtype, 0.0), e.float(dtype, f64::from(filter)));
+    let (keep, blocked) = (e.float(dtype, 0.0), blocked(e, dtype, filter));
     e.op("Where", &[valid, keep, blocked], &[])
+}
+
+/// What a masked score gets, still finite in the data type: a row of nothing but -inf has no softmax.
+fn blocked(e: &mut Emit<'_>, dtype: DataType, filter: f32) -> ValueId {
+    let lowest = match dtype {
+        DataType::Float16 => f64::from(half::f16::MIN),
+        _ => f64::from(f32::MIN),
+    };
+    e.float(dtype, f64::from(filter).max(lowest))
 }

@@ -142,7 +142,7 @@ class Attention:
 
     def rotated(self):
         """How many of the channels of a head are turned."""
-        return self.s // 2 if self.c["rotary"] == "partial" and self.s >= 4 else self.s
+        return self.s // 2 if self.c["rotary"] == "partial" and self.s % 4 == 0 else self.s
 
     def turn(self, x, cos, sin, heads):
         g, c, size = self.g, self.c, self.rotated()

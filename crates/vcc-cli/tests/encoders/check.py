@@ -88,8 +88,15 @@ def run(opened, feeds, what):
         raise Failure("RUN", f"{what} with {shapes}: {str(error)[:400]}") from error
 
 
-def valid_tokens(batch, length, padding):
+def valid_tokens(encoder, batch, length, padding):
     valid = np.ones((batch, length), bool)
+    if encoder.choices["mask"] == "given" and encoder.choices["mask_shape"] in ("1N", "N"):
+        return np.broadcast_to(valid_tokens_of_rows(valid[:1], padding), valid.shape)
+    return valid_tokens_of_rows(valid, padding)
+
+
+def valid_tokens_of_rows(valid, padding):
+    batch, length = valid.shape
     for row in range(batch):
         cut = (row + 1) * length // (batch + 2)
         if padding == "left":
@@ -103,7 +110,7 @@ def valid_tokens(batch, length, padding):
 
 def feeds(encoder, batch, length, padding, seed):
     random = np.random.default_rng(seed)
-    valid = valid_tokens(batch, length, padding)
+    valid = valid_tokens(encoder, batch, length, padding)
     made = {"vip": random.uniform(size=(batch, length)) < 0.15}
     for name, (kind, dtype, shape) in encoder.fed.items():
         sizes = {"B": batch, "N": length, "width": image_width(length), "samples": wave_samples(length)}
@@ -240,7 +247,7 @@ def applies(change, encoder):
 
 def other_padding(encoder, fed, batch, length, padding):
     """Other values where padding stands; watched: the valid tokens."""
-    valid = valid_tokens(batch, length, padding)
+    valid = valid_tokens(encoder, batch, length, padding)
     changed = dict(fed)
     for name, (kind, _, shape) in encoder.fed.items():
         if kind == "stream" or kind in ("ids", "types") and encoder.choices["mask_shape"] != "ids":

@@ -86,7 +86,6 @@ KNOWN = (
     ({"gate": ("experts",), "linear": ("conv",)}, {}, "REFUSED R-BLOCK-LOCAL"),
     ({"mask_form": ("weights",), "mask": ("given",)}, {}, "REFUSED R-TOKEN-MIXING"),
     ({"split_heads": ("merged", "sequence_merged"), "heads": (1,)}, {"relative": "learned"}, "RUN"),
-    ({"mask_shape": ("bias",), "mask": ("given",)}, {}, "ROWS"),
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
 )
 
