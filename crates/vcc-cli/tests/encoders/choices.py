@@ -66,7 +66,7 @@ OPTIONS = {
 PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 
 
-PAIRS = ("alibi", "buckets", "table", "table_index", "learned", "gather_elements")
+PAIRS = ("alibi", "buckets", "table", "table_index", "gather_elements")
 # What is open: choices that are not drawn together, as sound encoders with them are refused or fail as yet; and how the example
 # fails that has the first of the options each, and the further choices. An example that passes must leave this list.
 KNOWN = (
@@ -77,6 +77,10 @@ KNOWN = (
     ({"constants": ("inputs",)}, {"rotary": "partial"}, "REFUSED R-UNKNOWN-SHAPE"),
     # The token axis is seen only at lengths for which tables are too short and pairs too many.
     ({"absolute": ("sliced", "gathered"), "embedding": ("strided",)}, {}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"absolute": ("sliced", "gathered"), "layout": ("BDN",)}, {}, "REFUSED R-UNKNOWN-SHAPE"),
+    ({"indices": ("table",), "layout": ("BDN",)}, {"rotary": "half"}, "REFUSED R-BAKED-LENGTH"),
+    ({"indices": ("table",), "embedding": ("strided",)}, {"rotary": "half"}, "REFUSED R-BAKED-LENGTH"),
+    ({"relative": ("learned",)}, {}, "REFUSED R-MASK-UNDECIDED"),
     ({"relative": PAIRS, "embedding": ("strided", "patches")}, {}, "REFUSED R-MASK-UNDECIDED"),
     ({"relative": PAIRS, "layout": ("BDN",)}, {}, "REFUSED R-MASK-UNDECIDED"),
     # Two graph inputs whose lengths agree only when fed.
@@ -85,7 +89,9 @@ KNOWN = (
     ({"rotary_from": ("given",), "embedding": ("strided", "patches")}, {"rotary": "half"}, "REFUSED R-AXES"),
     ({"gate": ("experts",), "linear": ("conv",)}, {}, "REFUSED R-BLOCK-LOCAL"),
     ({"mask_form": ("weights",), "mask": ("given",)}, {}, "REFUSED R-TOKEN-MIXING"),
-    ({"split_heads": ("merged", "sequence_merged"), "heads": (1,)}, {"relative": "learned"}, "RUN"),
+    ({"split_heads": ("merged", "sequence_merged"), "heads": (1,)}, {"relative": "table"}, "RUN"),
+    ({"mask_shape": ("N", "lengths"), "mask": ("given",)}, {}, "ROWS"),
+    ({"mask_shape": ("ids",), "mask": ("given",), "embedding": ("ids",), "blocks": (1,)}, {}, "REFUSED R-DATA-TYPE"),
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
 )
 
