@@ -90,6 +90,7 @@ KNOWN = (
     ({"gate": ("experts",), "linear": ("conv",)}, {}, "REFUSED R-BLOCK-LOCAL"),
     ({"mask_form": ("weights",), "mask": ("given",)}, {}, "REFUSED R-TOKEN-MIXING"),
     ({"split_heads": ("merged", "sequence_merged"), "heads": (1,)}, {"relative": "table"}, "RUN"),
+    ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     ({"mask_shape": ("N", "lengths"), "mask": ("given",)}, {}, "ROWS"),
     ({"mask_shape": ("ids",), "mask": ("given",), "embedding": ("ids",), "blocks": (1,)}, {}, "REFUSED R-DATA-TYPE"),
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
