@@ -424,12 +424,12 @@ impl FromStr for BlockSpec {
 }
 
 impl BlockSpec {
-    /// The blocks that are named by their own number, to be something else than left alone.
+    /// The blocks that are named by their own number.
     pub(crate) fn single(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0
-            .iter()
-            .filter(|(first, last, mode)| *last == Some(*first) && *mode != BlockMode::Full)
-            .map(|(first, ..)| *first)
+        let named = |&(first, last, _): &(usize, Option<usize>, BlockMode)| {
+            (last == Some(first)).then_some(first)
+        };
+        self.0.iter().filter_map(named)
     }
 
     /// The modes of `count` blocks; later entries win, blocks that are not named are `vcc`.

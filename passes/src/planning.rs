@@ -163,7 +163,10 @@ fn plan_of(
     };
     // A range may run over refused blocks, which stay as they are; one that is asked for by its number may not be ignored.
     for number in spec.iter().flat_map(BlockSpec::single) {
-        if let Err(refusal) = &stream.blocks[number].axes {
+        if let (true, Err(refusal)) = (
+            blocks[number] != BlockMode::Full,
+            &stream.blocks[number].axes,
+        ) {
             return Err(Error::Usage(format!(
                 "--blocks asks for block {number}, which cannot be converted. {refusal}"
             )));
