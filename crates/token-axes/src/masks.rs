@@ -87,7 +87,7 @@ fn is_one_sided(
         else {
             continue;
         };
-        let values = numbers(content);
+        let values = content.to_f64s();
         let skip = external.frame.len() - shape.len();
         let (Some(a), Some(b)) = (first.checked_sub(skip), second.checked_sub(skip)) else {
             continue;
@@ -158,14 +158,6 @@ fn offsets(shape: &[i64], strides: &[usize], a: usize, b: usize) -> Vec<usize> {
             .collect();
     }
     out
-}
-
-fn numbers(content: &Content) -> Vec<f64> {
-    match content {
-        Content::Int(v) => v.iter().map(|&x| x as f64).collect(),
-        Content::Float(v) => v.clone(),
-        Content::Bool(v) => v.iter().map(|&x| f64::from(u8::from(x))).collect(),
-    }
 }
 
 /// Whether a value with two token axes is made by comparing, in order, values that depend on the content of graph inputs
@@ -358,7 +350,7 @@ fn zero_is_blocked(
 ) -> Option<bool> {
     let facts = samples.0.last()?;
     let (content, shape) = (facts.content(external.value)?, facts.shape(external.value)?);
-    let values = numbers(content);
+    let values = content.to_f64s();
     let axis = token_axes(external)
         .last()?
         .checked_sub(external.frame.len() - shape.len())?;
@@ -373,7 +365,7 @@ fn zero_is_blocked(
         // Which branch is the blocking one?
         let very_negative = |i: usize| {
             let value = node.inputs.get(i).copied().flatten()?;
-            let numbers = facts.content(value).map(numbers)?;
+            let numbers = facts.content(value).map(Content::to_f64s)?;
             Some(numbers.iter().all(|&x| x <= -1e3))
         };
         let blocked_when = if very_negative(1) == Some(true) {

@@ -14,7 +14,8 @@ mod tests;
 
 use crate::exit::Verdict;
 use crate::inputs::Bounds;
-use anyhow::{Context, Result};
+use crate::source;
+use anyhow::Result;
 use onnx_model::{DataType, Graph, Model, NodeId, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -200,16 +201,7 @@ impl Exposed {
                 &options,
             )?
         } else {
-            // Beside the model, so that external data is found.
-            let folder = path
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let scratch = tempfile::Builder::new()
-                .prefix(".vcc-check-")
-                .suffix(".onnx")
-                .tempfile_in(folder)
-                .with_context(|| format!("no scratch file in {}", folder.display()))?;
+            let scratch = source::scratch_beside(path)?;
             model.save(scratch.path())?;
             Session::open(runtime, scratch.path(), &options)?
         };

@@ -27,19 +27,7 @@ pub(crate) fn verify(
     let runtime = options.runtime.load()?;
     let library = options.runtime.library()?;
     let sha256 = source::sha256(&options.original)?;
-    // Beside CONV, so that external data is found.
-    let folder = options
-        .converted
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let scratch = || {
-        tempfile::Builder::new()
-            .prefix(".vcc-exact-")
-            .suffix(".onnx")
-            .tempfile_in(folder)
-            .with_context(|| format!("no scratch file in {}", folder.display()))
-    };
+    let scratch = || source::scratch_beside(&options.converted);
     let again = scratch()?;
     source::rebuild(&options.original, &sha256, plan, form)?
         .model

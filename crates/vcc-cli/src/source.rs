@@ -102,15 +102,29 @@ pub(crate) fn default_output(model: &Path) -> PathBuf {
     model.with_file_name(format!("{stem}.vcc.onnx"))
 }
 
+/// The folder that a path is in.
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// A model file for a moment, beside another one, so that external data is found.
+pub(crate) fn scratch_beside(model: &Path) -> Result<tempfile::NamedTempFile> {
+    let folder = folder(model);
+    tempfile::Builder::new()
+        .prefix(".vcc-")
+        .suffix(".onnx")
+        .tempfile_in(folder)
+        .with_context(|| format!("no scratch file in {}", folder.display()))
+}
+
 /// The place a path names, whether or not something is there already.
 fn place(path: &Path) -> PathBuf {
     if let Ok(place) = path.canonicalize() {
         return place;
     }
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = folder(path);
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     folder.join(path.file_name().unwrap_or_default())
 }
@@ -134,11 +148,7 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     let refuse =
         |e: &dyn std::fmt::Display| Usage(format!("{} cannot be written: {e}.", path.display()));
     regular_or_new(path)?;
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| refuse(&e))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(|e| refuse(&e))?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| refuse(&e))?;
     file.persist(path).map_err(|e| refuse(&e.error))?;
     Ok(())
@@ -162,18 +172,8 @@ pub(crate) fn save(model: &Model, original: &Path, output: &Path) -> Result<()> 
     regular_or_new(output)?;
     let files = model.external_files();
     if let Some(file) = files.first() {
-        let folder = |p: &Path| {
-            p.parent().map(|d| {
-                if d.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    d
-                }
-                .canonicalize()
-                .ok()
-            })
-        };
-        if folder(original) != folder(output) {
+        let place = |p: &Path| folder(p).canonicalize().ok();
+        if place(original) != place(output) {
             return Err(Usage(format!(
                 "The model keeps weights in {} file(s) beside it ({}). Write the converted model into the same directory, so that it finds them.",
                 files.len(),

@@ -7,7 +7,7 @@ use crate::exit::{Usage, Verdict};
 use crate::inputs::{self, Bounds, Case};
 use crate::source;
 use crate::verify::{CaseReport, RuntimeOptions, compare_cases, progress};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -179,17 +179,7 @@ fn measure(
     plan: &Plan,
     sha256: &str,
 ) -> Result<f64> {
-    // Beside the original, so that external data is found.
-    let folder = options
-        .original
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(".".as_ref());
-    let file = tempfile::Builder::new()
-        .prefix(".vcc-tune-")
-        .suffix(".onnx")
-        .tempfile_in(folder)
-        .with_context(|| format!("no scratch file in {}", folder.display()))?;
+    let file = source::scratch_beside(&options.original)?;
     source::rebuild(&options.original, sha256, plan, Form::default())?
         .model
         .save(file.path())?;

@@ -11,16 +11,14 @@
 
 mod common;
 
-use common::{convert, fixture, fixtures, library, relative, runtime, sharp, with_outputs};
+use common::{
+    convert, fixture, fixtures, library, relative, runtime, scratch, sharp, three, with_outputs,
+};
 use onnx_model::{AttrValue, DataType, Graph, Model, NewNode, NodeId, Tensor, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::PathBuf;
 use vcc_passes::Form;
-use vcc_run::{
-    Data, Inputs, Outputs, Padding, RandomOptions, Session, SessionOptions, Tensors, random_inputs,
-    read_npz,
-};
+use vcc_run::{Data, Inputs, Outputs, Padding, Session, SessionOptions, Tensors, read_npz};
 
 /// Room for rounding, far below what a mutation does.
 const TOLERANCE: f64 = 1e-4;
@@ -47,8 +45,7 @@ impl Subject {
         } else {
             sharp(&model.path)
         };
-        let mut path = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        path.write_all(&bytes).unwrap();
+        let path = scratch(&bytes);
         let options = "vip=last:2 ladder=4,1 refine=all";
         let converted = convert(path.path(), options, Form::OpsOnly);
         let mut original = session(&bytes).unwrap();
@@ -58,14 +55,7 @@ impl Subject {
             (14, Padding::Ragged),
         ]
         .map(|(length, padding)| {
-            let options = RandomOptions {
-                batch: 3,
-                length,
-                padding,
-                ids: (2, model.vocab),
-                ..RandomOptions::default()
-            };
-            let inputs = random_inputs(original.inputs(), &options).unwrap();
+            let inputs = three(&model, original.inputs(), length, padding);
             let outputs = original.run(&inputs).unwrap();
             (inputs, outputs)
         })

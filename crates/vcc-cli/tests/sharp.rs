@@ -9,10 +9,9 @@
 
 mod common;
 
-use common::{Engine, convert, manifest, open, relative, run, sharp};
-use std::io::Write;
+use common::{Engine, convert, manifest, open, relative, run, scratch, sharp, three};
 use vcc_passes::Form;
-use vcc_run::{Padding, RandomOptions, random_inputs};
+use vcc_run::Padding;
 
 #[test]
 fn every_model_with_sharp_attention() {
@@ -26,8 +25,7 @@ fn every_model_with_sharp_attention() {
         }
         checked += 1;
         let bytes = sharp(&model.path);
-        let mut path = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        path.write_all(&bytes).unwrap();
+        let path = scratch(&bytes);
         let options = "vip=last:2 ladder=8,2,1 refine=all";
         let converted = convert(path.path(), options, Form::Functions);
         let mut original = open(&model.name, &bytes, Engine::Bodies);
@@ -37,14 +35,7 @@ fn every_model_with_sharp_attention() {
             (37, Padding::Left),
             (50, Padding::Ragged),
         ] {
-            let options = RandomOptions {
-                batch: 3,
-                length,
-                padding,
-                ids: (2, model.vocab),
-                ..RandomOptions::default()
-            };
-            let inputs = random_inputs(original.inputs(), &options).unwrap();
+            let inputs = three(&model, original.inputs(), length, padding);
             let (expected, got) = (run(&mut original, &inputs), run(&mut converted, &inputs));
             for (name, a) in expected.iter() {
                 let b = got.get(name).unwrap();

@@ -174,19 +174,19 @@ fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
             "A weight is quantised with a scale computed from the tokens.",
         ));
     }
+    let per_token = || {
+        site.refuse(
+            Code::External,
+            "It has a scale per token, which an average of tokens has not.",
+        )
+    };
     for i in 1..site.node.inputs.len() {
         match site.input(i).map(|_| site.operand(i)).transpose()? {
             Some(Operand::Core(layout)) if layout.0.iter().any(has_tokens) => {
-                return Err(site.refuse(
-                    Code::External,
-                    "It has a scale per token, which an average of tokens has not.",
-                ));
+                return Err(per_token());
             }
             Some(Operand::External(_, shape)) if is_per_token(site, &shape)? => {
-                return Err(site.refuse(
-                    Code::External,
-                    "It has a scale per token, which an average of tokens has not.",
-                ));
+                return Err(per_token());
             }
             Some(Operand::External(_, shape)) if shape.iter().any(|d| d.constant().is_none()) => {
                 return Err(site.refuse(Code::UnknownOp, "A scale that is not constant."));

@@ -41,6 +41,15 @@ impl Content {
         self.len() == 0
     }
 
+    /// The elements as numbers; `true` is 1.
+    pub fn to_f64s(&self) -> Vec<f64> {
+        match self {
+            Content::Int(v) => v.iter().map(|&x| x as f64).collect(),
+            Content::Float(v) => v.clone(),
+            Content::Bool(v) => v.iter().map(|&x| f64::from(u8::from(x))).collect(),
+        }
+    }
+
     /// The integers, if it holds integers.
     pub fn ints(&self) -> Option<&[i64]> {
         if let Content::Int(v) = self {

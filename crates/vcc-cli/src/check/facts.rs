@@ -4,7 +4,7 @@ use super::arrays::distances;
 use super::{Compared, Disagreement, element_type};
 use onnx_model::{Graph, ValueId};
 use std::collections::BTreeMap;
-use token_axes::interp::{Content, Facts};
+use token_axes::interp::Facts;
 use token_axes::{Dim, Samples};
 use vcc_run::{Array, Data, ElementType, Inputs, Outputs, PortInfo};
 
@@ -63,7 +63,7 @@ pub(super) fn compare(
             .filter(|_| assumed || !facts.assumed(value));
         if let Some(content) = content {
             compared.contents += 1;
-            let (inferred, actual) = (numbers(content), array.data().to_f64s());
+            let (inferred, actual) = (content.to_f64s(), array.data().to_f64s());
             let tolerance = match array.element_type() {
                 ElementType::F16 => COARSE_TOLERANCE,
                 _ => TOLERANCE,
@@ -90,14 +90,6 @@ pub(super) fn compare(
 fn is_shape(shape: &[i64], array: &Array) -> bool {
     let actual = array.shape().iter().map(|&d| d as i64);
     shape.len() == array.shape().len() && actual.eq(shape.iter().copied())
-}
-
-fn numbers(content: &Content) -> Vec<f64> {
-    match content {
-        Content::Int(v) => v.iter().map(|&x| x as f64).collect(),
-        Content::Float(v) => v.clone(),
-        Content::Bool(v) => v.iter().map(|&b| f64::from(u8::from(b))).collect(),
-    }
 }
 
 /// Sizes that are the same at all samples are the same at any other sizes: constants stay what they are, and what is the
@@ -163,7 +155,7 @@ pub(super) fn assumed_inputs(graph: &Graph, facts: &Facts, ports: &[PortInfo]) -
                 .iter()
                 .map(|&d| usize::try_from(d).ok())
                 .collect();
-            let data = Data::from_f64s(port.element_type?, &numbers(facts.content(value)?));
+            let data = Data::from_f64s(port.element_type?, &facts.content(value)?.to_f64s());
             Some((port.name.clone(), Array::new(shape?, data).ok()?))
         })
         .collect()

@@ -156,7 +156,6 @@ fn cut<'a>(model: &mut Model, analysis: &'a Analysis) -> Result<Vec<Cut<'a>>> {
                     graph.set_input(id, index, Some(own));
                 }
             }
-            let mask = mask.as_ref().map(|m| PaddingMask { ..*m });
             cuts.push(Cut {
                 name,
                 block,
@@ -187,7 +186,7 @@ struct Trial<'a> {
     batch: usize,
     tokens: usize,
     rounding: f64,
-    /// Nodes behind the softmax, itself included.
+    /// Values behind the softmax, its own included.
     mixed: BTreeSet<ValueId>,
     /// Values that depend on all elements at once.
     spread: BTreeSet<ValueId>,

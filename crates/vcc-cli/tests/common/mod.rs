@@ -9,12 +9,17 @@
     reason = "helpers of tests; each test uses some"
 )]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use onnx_model::{Model, NewNode, NodeId, Tensor};
+use tempfile::NamedTempFile;
 use vcc_passes::pipeline::Hooks;
 use vcc_passes::{Conversion, EncoderOptions, Error, Form, Request};
-use vcc_run::{Array, Data, Inputs, Outputs, Runtime, Session, SessionOptions, find_ops_library};
+use vcc_run::{
+    Array, Data, Inputs, Outputs, Padding, PortInfo, RandomOptions, Runtime, Session,
+    SessionOptions, find_ops_library, random_inputs,
+};
 
 /// The folder of the fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -201,6 +206,30 @@ pub(crate) fn with_outputs(model: &[u8], outputs: &[(&str, i32)]) -> Vec<u8> {
         graph.extend(message(12, &info));
     }
     [model.to_vec(), message(7, &graph)].concat()
+}
+
+/// Bytes as a file, for as long as it is held.
+pub(crate) fn scratch(bytes: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// Random inputs of three sequences for a model of the manifest.
+pub(crate) fn three(
+    model: &Fixture,
+    ports: &[PortInfo],
+    length: usize,
+    padding: Padding,
+) -> Inputs {
+    let options = RandomOptions {
+        batch: 3,
+        length,
+        padding,
+        ids: (2, model.vocab),
+        ..RandomOptions::default()
+    };
+    random_inputs(ports, &options).unwrap()
 }
 
 /// The model with attentions that look at few tokens. Random weights make every token look at all tokens alike, and then no mistake of
