@@ -25,6 +25,7 @@ mod planning;
 mod restore;
 mod select;
 mod shapes;
+mod transposes;
 mod vip;
 
 pub use conversion::{Conversion, Form};

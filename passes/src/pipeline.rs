@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::planning::Request;
 use crate::{
     blocks, canonical, clean_up, externals, functions, insert, operators, partition, planning,
-    restore, select, shapes,
+    restore, select, shapes, transposes,
 };
 use onnx_model::{Model, Violation};
 
@@ -69,6 +69,11 @@ pub const PASSES: &[Pass] = &[
         name: "restore",
         about: "put fused attentions back, with the count bias in their bias input",
         run: restore::run,
+    },
+    Pass {
+        name: "transposes",
+        about: "in 16-bit floats, multiply by weights before the batch is moved",
+        run: transposes::run,
     },
     Pass {
         name: "operators",
