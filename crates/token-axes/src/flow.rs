@@ -146,6 +146,47 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// The layout of the numbers that a core input holds in quantised form, with its zero point at another input. Weights that
+    /// a softmax left stay weights behind a quantisation: 0 becomes the zero point, and comes back from the same one as 0.
+    pub(crate) fn dequantised(
+        &self,
+        index: usize,
+        zero_point: Option<ValueId>,
+    ) -> Result<Layout, Refusal> {
+        let layout = self.core_operand(index)?;
+        let producer = self
+            .input(index)
+            .and_then(|v| self.graph.value(v).producer());
+        let Some(quantiser) = producer.map(|(id, _)| self.graph.node(id)) else {
+            return Ok(layout);
+        };
+        let at = |values: &[Option<ValueId>]| values.get(2).copied().flatten();
+        let zero = match quantiser.op_type.as_str() {
+            "QuantizeLinear" => at(&quantiser.inputs),
+            "DynamicQuantizeLinear" => at(&quantiser.outputs),
+            _ => return Ok(layout),
+        };
+        let number = |v: Option<ValueId>| v.map_or(Some(0.0), |v| self.one_number(v));
+        let same =
+            zero == zero_point || number(zero).is_some_and(|z| number(zero_point) == Some(z));
+        let numbers = quantiser.inputs.first().copied().flatten();
+        match numbers.and_then(|v| self.core.get(&v)) {
+            Some(before) if same => Ok(before.clone()),
+            _ => Ok(layout),
+        }
+    }
+
+    /// The number that a constant value holds in all its elements.
+    pub(crate) fn one_number(&self, value: ValueId) -> Option<f64> {
+        let facts = self.samples.0.first()?;
+        let numbers = facts
+            .content(value)
+            .filter(|_| facts.constant(value))?
+            .to_f64s();
+        let first = *numbers.first()?;
+        numbers.iter().all(|&x| x == first).then_some(first)
+    }
+
     pub(crate) fn is_core(&self, index: usize) -> bool {
         self.input(index)
             .is_some_and(|v| self.core.contains_key(&v))

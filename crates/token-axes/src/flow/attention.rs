@@ -42,6 +42,9 @@ pub(super) fn softmax(site: &Site<'_>) -> Result<Flow, Refusal> {
             factor.role = Role::Attended;
         }
         softmax = Some(axis);
+    } else {
+        // Over features all of whose entries are 0 they become equal shares.
+        layout.weaken();
     }
     Ok(Flow {
         links,

@@ -195,8 +195,15 @@ fn quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
         }
     }
     let mut flow = unary(site)?;
+    if site.node.op_type == "DequantizeLinear" {
+        let numbers = site.dequantised(0, site.input(2))?;
+        flow.outputs = site.all_outputs(numbers);
+    }
     // A weight of 0 is the zero point from here on: it stays 0 only where that is 0.
-    if site.input(2).is_some() && !site.is_core(2) && !is_zero(site, 2) {
+    else if site
+        .input(2)
+        .is_some_and(|z| site.one_number(z) != Some(0.0))
+    {
         for (_, layout) in &mut flow.outputs {
             layout.weaken();
         }

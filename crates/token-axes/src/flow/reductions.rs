@@ -226,30 +226,17 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
     })
 }
 
-/// One scale for all tokens: it depends on the set of rows, not on their order.
+/// One scale for all tokens: it depends on the set of rows, not on their order. A weight of 0 is the zero point from here on.
 fn dynamic_quantize(site: &Site<'_>) -> Result<Flow, Refusal> {
-    let layout = site.core_operand(0)?;
-    let outputs = site
-        .node
-        .outputs
-        .iter()
-        .enumerate()
-        .filter_map(|(i, v)| {
-            v.map(|v| {
-                (
-                    v,
-                    if i == 0 {
-                        layout.clone()
-                    } else {
-                        Layout::default()
-                    },
-                )
-            })
-        })
-        .collect();
+    let mut layout = site.core_operand(0)?;
+    let links = site.same_axes(&layout, 0);
+    layout.weaken();
+    let numbers = (site.output(0).into_iter()).map(|v| (v, layout.clone()));
+    let parameters = site.node.outputs.iter().skip(1).flatten();
+    let parameters = parameters.map(|&v| (v, Layout::default()));
     Ok(Flow {
-        links: site.same_axes(&layout, 0),
-        outputs,
+        links,
+        outputs: numbers.chain(parameters).collect(),
         ..Flow::default()
     })
 }

@@ -3,7 +3,9 @@
 use onnx_model::DataType;
 
 use super::op::{Op, Outs};
-use super::{attention, contrib, conv, elementwise, gather, matmul, moves, reduce, shape_ops};
+use super::{
+    attention, contrib, conv, elementwise, gather, matmul, moves, quantise, reduce, shape_ops,
+};
 
 /// The data type of an output.
 #[derive(Clone, Copy)]
@@ -136,10 +138,10 @@ fn standard(operator: &str) -> Option<(Rule, Types)> {
         | "MeanVarianceNormalization" => (elementwise::same, SAME),
         "BatchNormalization" => (reduce::batch_norm, SAME),
         // Quantisation.
-        "QuantizeLinear" => (elementwise::same, QUANTIZED),
-        "DequantizeLinear" => (reduce::dequantize, SECOND),
+        "QuantizeLinear" => (quantise::quantize, QUANTIZED),
+        "DequantizeLinear" => (quantise::dequantize, SECOND),
         "DynamicQuantizeLinear" => (
-            reduce::dynamic_quantize,
+            quantise::dynamic_quantize,
             &[
                 Is(DataType::Uint8),
                 Is(DataType::Float),

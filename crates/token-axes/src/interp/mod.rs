@@ -23,6 +23,7 @@ mod index;
 mod matmul;
 mod moves;
 mod op;
+mod quantise;
 mod reduce;
 mod samples;
 mod shape_ops;

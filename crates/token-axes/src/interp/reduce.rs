@@ -1,7 +1,7 @@
 //! Reductions over axes, and normalisations (whose outputs beside the first are reductions).
 
 use super::index::{position, positions, strides};
-use super::op::{Op, Out, Outs, axes, axis, filled, shaped, small};
+use super::op::{Op, Outs, axes, axis, filled, shaped, small};
 use super::value::Content;
 
 /// The axes that a reduction is over: an attribute, or input 1 in new operator sets.
@@ -156,38 +156,6 @@ pub(super) fn global_pool(op: &Op) -> Outs {
     let dims = op.shape(0)?;
     let spatial: Vec<usize> = (2..dims.len()).collect();
     Ok(vec![shaped(shape_without(dims, &spatial, true))])
-}
-
-/// `DynamicQuantizeLinear`: scale and zero point are scalars.
-pub(super) fn dynamic_quantize(op: &Op) -> Outs {
-    Ok(vec![shaped(op.shape(0)?), shaped([]), shaped([])])
-}
-
-/// `DequantizeLinear`. The content is followed for one scale per tensor.
-pub(super) fn dequantize(op: &Op) -> Outs {
-    let dims = op.shape(0)?;
-    let content = if small(dims) { dequantized(op) } else { None };
-    Ok(vec![Out {
-        shape: Some(dims.to_vec()),
-        content,
-    }])
-}
-
-fn dequantized(op: &Op) -> Option<Content> {
-    let x = op.content(0)?.ints()?;
-    let &[scale] = op.content(1)?.floats()? else {
-        return None;
-    };
-    let zero = if op.has(2) {
-        *op.content(2)?.ints()?.first()?
-    } else {
-        0
-    };
-    let out = x
-        .iter()
-        .map(|&x| x.wrapping_sub(zero) as f64 * scale)
-        .collect();
-    Content::Float(out).fit(op.dtype(1)?)
 }
 
 /// `Softmax` and its kin, which only must have their axis.

@@ -7,6 +7,7 @@ mod elementwise;
 mod gather;
 mod matmul;
 mod moves;
+mod quantise;
 mod reduce;
 mod shape_ops;
 mod walk;
