@@ -59,17 +59,19 @@ pub(crate) fn rebuild(
 ) -> Result<(), String> {
     match kind {
         ShapeOperand::Reshape => {
-            if keeps(e.graph, node, &result.0) {
+            let zero_copies = e.graph.node(node).attr_int("allowzero").unwrap_or(0) == 0;
+            let same = |i: usize| {
+                zero_copies
+                    && data.0.0.get(i) == result.0.0.get(i)
+                    && side(&data.1, i) == side(&result.1, i)
+            };
+            if keeps(e.graph, node, &result.0, same) {
                 return Ok(());
             }
-            let zero_copies = e.graph.node(node).attr_int("allowzero").unwrap_or(0) == 0;
             let mut sizes = Vec::new();
             for (i, axis) in result.0.0.iter().enumerate() {
-                let same = zero_copies
-                    && data.0.0.get(i) == Some(axis)
-                    && side(&data.1, i) == side(&result.1, i);
                 let varies = has_tokens(axis) || has_batch(axis);
-                sizes.push(if same && varies {
+                sizes.push(if same(i) && varies {
                     Size::Const(0)
                 } else {
                     size(e, binding, axis, side(&result.1, i))?
@@ -111,8 +113,9 @@ fn side(sides: &Sides, axis: usize) -> Option<Side> {
     sides.get(axis).copied().flatten()
 }
 
-/// Whether a constant target is right for any number of rows: 0 or -1 wherever batch or tokens are.
-fn keeps(graph: &Graph, node: NodeId, result: &Layout) -> bool {
+/// Whether a constant target is right for any number of rows: wherever batch or tokens are it has -1, or 0 for an axis that is the `same`
+/// as that of the data.
+fn keeps(graph: &Graph, node: NodeId, result: &Layout, same: impl Fn(usize) -> bool) -> bool {
     let target = graph
         .node(node)
         .inputs
@@ -123,10 +126,8 @@ fn keeps(graph: &Graph, node: NodeId, result: &Layout) -> bool {
         .and_then(|t: Tensor| t.to_i64s());
     target.is_some_and(|target| {
         target.len() == result.0.len()
-            && target
-                .iter()
-                .zip(&result.0)
-                .all(|(&t, axis)| is_free(axis) || t == 0 || t == -1)
+            && (target.iter().zip(&result.0).enumerate())
+                .all(|(i, (&t, axis))| is_free(axis) || t == -1 || (t == 0 && same(i)))
     })
 }
 
