@@ -89,6 +89,7 @@ KNOWN = (
     ({"rotary_from": ("given",), "embedding": ("strided", "patches")}, {"rotary": "half"}, "REFUSED R-AXES"),
     ({"gate": ("experts",), "linear": ("conv",)}, {}, "REFUSED R-BLOCK-LOCAL"),
     ({"mask_form": ("weights",), "mask": ("given",)}, {}, "REFUSED R-TOKEN-MIXING"),
+    ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     ({"mask_shape": ("N", "lengths"), "mask": ("given",)}, {}, "ROWS"),
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
