@@ -141,13 +141,15 @@ impl Walk<'_> {
             ..Value::default()
         };
         if let Some(shape) = &found.shape {
-            let fill = if small(shape) {
+            let room = super::index::count(shape).is_some_and(|n| n <= self.budget.get());
+            let fill = if small(shape) && room {
                 Some(self.fill(shape))
             } else {
                 None
             };
             found.set_content(fill.zip(found.dtype).and_then(|(f, dtype)| f.cast(dtype)));
             found.assumed_content = true;
+            self.spend(&mut found);
         } else {
             let reason =
                 "the graph input declares no shape, or one of a size that is not given".to_owned();

@@ -27,6 +27,7 @@ mod quantise;
 mod reduce;
 mod samples;
 mod shape_ops;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_model::{DataType, Dimension, Model, NodeId};
+use onnx_model::{DataType, Dimension, Graph, Model, NodeId, ValueId};
 
 use super::facts::{Facts, SizeConflict};
+use super::sizes::{Primes, Role, SAMPLES, SCALES, Scale};
 use super::{evaluate, images};
 
-/// How many samples there are.
-const SAMPLES: usize = 4;
 /// How often symbols are merged at most. Each round merges all that show, so that a few are enough.
 const ROUNDS: usize = 16;
 
@@ -57,17 +56,6 @@ pub(super) fn symbol_of(input: &str, axis: usize, dim: &Dimension) -> Result<i64
         Dimension::Param(name) if !name.is_empty() => Err(name.clone()),
         _ => Err(format!("{input}:{axis}")),
     }
-}
-
-/// What a symbol is used for; decides which sizes it gets. In the order of preference when symbols of two kinds are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Role {
-    Batch,
-    Token,
-    /// Height or width of an image.
-    Image,
-    /// Samples or frames of audio.
-    Long,
 }
 
 /// A symbol of the graph inputs.
@@ -160,42 +148,6 @@ fn numbers_in(model: &Model) -> BTreeSet<i64> {
     numbers
 }
 
-/// Hands out primes, each once.
-struct Primes {
-    avoid: BTreeSet<i64>,
-    /// Where the search from a number goes on.
-    reached: BTreeMap<i64, i64>,
-}
-
-impl Primes {
-    /// The first prime from `from` on that is free and whose multiple is; the multiple.
-    fn next(&mut self, from: i64, times: i64) -> i64 {
-        let is_prime = |n: i64| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
-        let is_free = |n: i64| !self.avoid.contains(&n) && !self.avoid.contains(&(n * times));
-        let start = self.reached.get(&from).copied().unwrap_or(from);
-        let prime = (start..)
-            .find(|&n| is_prime(n) && is_free(n))
-            .unwrap_or(from);
-        self.reached.insert(from, prime);
-        self.avoid.extend([prime, prime * times]);
-        prime * times
-    }
-
-    /// Sizes at all samples.
-    fn sizes(&mut self, role: Role, token_unit: i64) -> [i64; SAMPLES] {
-        std::array::from_fn(|i| match role {
-            Role::Batch => self.next(2, 1),
-            // One of them even: else the remainder of a division by 2 would be the same at all samples.
-            Role::Token if i + 1 == SAMPLES => self.next(7, 2 * token_unit),
-            Role::Token => self.next(11, token_unit),
-            // A multiple of any usual patch size; 5 and up, so that no window is larger than the image.
-            Role::Image => self.next(5, 32),
-            // Far enough apart to differ after subsampling.
-            Role::Long => self.next(4000 + 1280 * i as i64, 1),
-        })
-    }
-}
-
 /// Symbols that are equal, and those that are numbers.
 #[derive(Clone, Default)]
 struct Merged {
@@ -245,8 +197,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The samples for what is known of the symbols. Numbers of tokens are multiples of `token_unit`.
-    fn samples(&self, merged: &Merged, token_unit: i64) -> Vec<Sample> {
+    /// The samples for what is known of the symbols.
+    fn samples(&self, merged: &Merged, scale: Scale) -> Vec<Sample> {
         let mut roles: Vec<(&str, Role)> = Vec::new();
         let mut index: BTreeMap<&str, usize> = BTreeMap::new();
         for s in &self.symbols {
@@ -259,19 +211,13 @@ impl Search<'_> {
                 }
             }
         }
-        let mut primes = Primes {
-            avoid: self.taken.clone(),
-            reached: BTreeMap::new(),
-        };
+        let mut primes = Primes::without(self.taken.clone());
         let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
         // Batches first: they get the smallest.
         for wanted in [Role::Batch, Role::Token, Role::Image, Role::Long] {
             for (name, _) in roles.iter().filter(|(_, role)| *role == wanted) {
                 let fixed = merged.numbers.get(*name).map(|&n| [n; SAMPLES]);
-                sizes.insert(
-                    name,
-                    fixed.unwrap_or_else(|| primes.sizes(wanted, token_unit)),
-                );
+                sizes.insert(name, fixed.unwrap_or_else(|| primes.sizes(wanted, scale)));
             }
         }
         let size = |s: &Symbol, i: usize| {
@@ -303,9 +249,9 @@ impl Search<'_> {
 
     /// Evaluates the graph, merging symbols, until nothing new shows to be equal. What differs at every sample is equal;
     /// what differs at some of them only is a coincidence of sizes.
-    fn settle(&self, mut merged: Merged, token_unit: i64) -> (Evaluation, Merged) {
+    fn settle(&self, mut merged: Merged, scale: Scale) -> (Evaluation, Merged) {
         for round in 0.. {
-            let samples = self.samples(&merged, token_unit);
+            let samples = self.samples(&merged, scale);
             let runs: Vec<_> = samples
                 .iter()
                 .map(|s| evaluate::run(self.model, s))
@@ -342,21 +288,39 @@ pub fn evaluate_samples(model: &Model) -> Vec<Facts> {
     explore(model).facts
 }
 
-/// Evaluates the graph at four samples. Sizes that the graph cannot work with are changed: numbers of tokens to multiples
-/// of a window, height and width of an image to those it was made for.
+/// Evaluates the graph at four samples. Sizes that the graph cannot work with are changed: images and audio are made as small as
+/// they may be, numbers of tokens multiples of a window, height and width of an image those it was made for.
 pub fn explore(model: &Model) -> Evaluation {
     let search = Search {
         model,
         symbols: symbols(model),
         taken: numbers_in(model),
     };
-    let (mut best, merged) = search.settle(Merged::default(), 1);
-    for token_unit in [8, 16, 32] {
+    let [mut scale, larger @ ..] = SCALES;
+    let (mut best, mut merged) = search.settle(Merged::default(), scale);
+    if search
+        .symbols
+        .iter()
+        .any(|s| matches!(s.role, Role::Image | Role::Long))
+    {
+        let mut doubts = best.doubts(&model.graph);
+        for next in larger {
+            if doubts == (0, 0) {
+                break;
+            }
+            let (found, symbols) = search.settle(Merged::default(), next);
+            let now = found.doubts(&model.graph);
+            if now < doubts {
+                (best, merged, scale, doubts) = (found, symbols, next, now);
+            }
+        }
+    }
+    for token in [8, 16, 32] {
         if best.failures() == 0 {
             return best;
         }
         if search.symbols.iter().any(|s| s.role == Role::Token) {
-            let (next, _) = search.settle(merged.clone(), token_unit);
+            let (next, _) = search.settle(merged.clone(), Scale { token, ..scale });
             if next.failures() < best.failures() {
                 best = next;
             }
@@ -373,7 +337,7 @@ pub fn explore(model: &Model) -> Evaluation {
                     .iter()
                     .map(|s| (merged.root(&s.name).to_owned(), edge)),
             );
-            let (next, _) = search.settle(fixed, 1);
+            let (next, _) = search.settle(fixed, scale);
             if next.failures() < best.failures() {
                 best = next;
             }
@@ -386,6 +350,46 @@ impl Evaluation {
     /// How many nodes found two sizes that differ, over all samples.
     fn failures(&self) -> usize {
         self.facts.iter().map(|f| f.differing.len()).sum()
+    }
+
+    /// The failures, and what tells of samples that are too small: how many values have no shape, or an axis that at some sample
+    /// is nothing or does not tell it from another, and how many windows leave the same number of places at all samples.
+    fn doubts(&self, graph: &Graph) -> (usize, usize) {
+        let sizes = |v: ValueId, axis: usize| -> Option<Vec<i64>> {
+            let size = |f: &Facts| Some(f.shape(v)?.get(axis).copied().unwrap_or(1));
+            self.facts.iter().map(size).collect()
+        };
+        let varies = |sizes: &Vec<i64>| sizes.iter().any(|s| Some(s) != sizes.first());
+        let is_blurred = |sizes: Vec<i64>| {
+            let distinct: BTreeSet<i64> = sizes.iter().copied().collect();
+            varies(&sizes) && (distinct.len() < SAMPLES || distinct.first() < Some(&2))
+        };
+        let is_doubtful = |v: ValueId| {
+            let ranks = self.facts.iter().map(|f| Some(f.shape(v)?.len()));
+            let rank = ranks.map(|r| r.unwrap_or(usize::MAX)).max().unwrap_or(0);
+            rank == usize::MAX || (0..rank).filter_map(|a| sizes(v, a)).any(is_blurred)
+        };
+        let is_window_too_large = |id: NodeId| {
+            let node = graph.node(id);
+            let is_window = node.op_type.contains("Conv") || node.op_type.ends_with("Pool");
+            let (Some(&Some(x)), Some(&Some(y))) = (node.inputs.first(), node.outputs.first())
+            else {
+                return false;
+            };
+            let rank = self
+                .facts
+                .iter()
+                .find_map(|f| f.shape(x))
+                .map_or(0, <[i64]>::len);
+            let levels = |axis: usize| {
+                sizes(x, axis).is_some_and(|s| varies(&s))
+                    && sizes(y, axis).is_some_and(|s| !varies(&s))
+            };
+            is_window && !node.op_type.starts_with("Global") && (2..rank).any(levels)
+        };
+        let values = graph.value_ids().filter(|&v| is_doubtful(v)).count();
+        let windows = graph.node_ids().filter(|&n| is_window_too_large(n));
+        (self.failures(), values + windows.count())
     }
 }
 

@@ -66,7 +66,6 @@ OPTIONS = {
 PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 
 
-PAIRS = ("alibi", "buckets", "table", "table_index", "gather_elements")
 # What is open: choices that are not drawn together, as sound encoders with them are refused or fail as yet; and how the example
 # fails that has the first of the options each, and the further choices. An example that passes must leave this list.
 KNOWN = (
@@ -75,14 +74,7 @@ KNOWN = (
     ({"softmax": ("log",)}, {}, "REFUSED E-NO-BLOCKS"),
     ({"layout": ("FD",)}, {}, "REFUSED R-AXES"),
     ({"constants": ("inputs",)}, {"rotary": "partial"}, "REFUSED R-UNKNOWN-SHAPE"),
-    # The token axis is seen only at lengths for which tables are too short and pairs too many.
-    ({"absolute": ("sliced", "gathered"), "embedding": ("strided",)}, {}, "REFUSED R-UNKNOWN-SHAPE"),
-    ({"absolute": ("sliced", "gathered"), "layout": ("BDN",)}, {}, "REFUSED R-UNKNOWN-SHAPE"),
-    ({"indices": ("table",), "layout": ("BDN",)}, {"rotary": "half"}, "REFUSED R-BAKED-LENGTH"),
-    ({"indices": ("table",), "embedding": ("strided",)}, {"rotary": "half"}, "REFUSED R-BAKED-LENGTH"),
     ({"relative": ("learned",)}, {}, "REFUSED R-MASK-UNDECIDED"),
-    ({"relative": PAIRS, "embedding": ("strided", "patches")}, {}, "REFUSED R-MASK-UNDECIDED"),
-    ({"relative": PAIRS, "layout": ("BDN",)}, {}, "REFUSED R-MASK-UNDECIDED"),
     # Two graph inputs whose lengths agree only when fed.
     ({"mask": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
     ({"absolute": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-UNKNOWN-SHAPE"),

@@ -38,15 +38,16 @@ fn sizes_are_distinct_and_no_numbers_of_the_model() {
     let table = net.operand(&Floats(&[11, 3], &[0.5; 33])).unwrap();
     net.op("Gather", &[table, ids]);
     let found = net.explore();
-    let mut all: Vec<i64> = found
-        .samples
-        .iter()
-        .flat_map(|s| s.dims.values().copied())
-        .collect();
-    assert!(!all.contains(&11) && !all.contains(&3));
-    all.sort_unstable();
-    all.dedup();
-    assert_eq!(all.len(), 8);
+    let sizes =
+        |symbol: &str| -> Vec<i64> { found.samples.iter().map(|s| s.dims[symbol]).collect() };
+    let (batch, seq) = (sizes("batch"), sizes("seq"));
+    assert!(batch.iter().zip(&seq).all(|(b, n)| b != n));
+    for mut all in [batch, seq] {
+        assert!(!all.contains(&11) && !all.contains(&3));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 4);
+    }
 }
 
 #[test]
@@ -195,6 +196,53 @@ fn the_channels_of_an_image_are_a_number() {
             Some(&[d["batch"], 8, d["height"] / 4, d["width"] / 4][..])
         );
         assert_ne!(d["height"], d["width"]);
+    }
+}
+
+/// What a convolution reads may be audio of thousands of samples, or one value per token: then a table need not be as long.
+#[test]
+fn audio_is_as_short_as_it_may_be() {
+    let cut = |rows: usize, stride: i64| {
+        let mut net = Net::new(17);
+        let wave = net.input("wave", F32, &["batch", "1", "samples"]);
+        let kernel = net.operand(&Floats(&[8, 1, 4], &[0.5; 32])).unwrap();
+        let strides = [attr_ints("strides", &[stride])];
+        let x = net.add("Conv", &[Some(wave), Some(kernel)], &strides, 1)[0];
+        let dims = net.op("Shape", &[x]);
+        let at = net.ints(&[2]);
+        let n = net.op("Gather", &[dims, at]);
+        let table = Floats(&[8, rows as i64], &vec![0.5; 8 * rows]);
+        let table = net.operand(&table).unwrap();
+        let (zero, axis) = (net.ints(&[0]), net.ints(&[1]));
+        let positions = net.op("Slice", &[table, zero, n, axis]);
+        let sum = net.op("Add", &[x, positions]);
+        let found = net.explore();
+        let shapes = found
+            .facts
+            .iter()
+            .map(|f| f.shape(sum).map(<[i64]>::to_vec));
+        let shapes: Option<Vec<_>> = shapes.collect();
+        shapes.map(|s| s.iter().map(|s| s[2]).collect::<Vec<i64>>())
+    };
+    let few = cut(77, 2).expect("77 rows are enough");
+    assert!(few.iter().all(|n| (5..77).contains(n)), "{few:?}");
+    let subsampled = cut(77, 100).expect("77 rows are enough");
+    assert!(
+        subsampled.iter().all(|n| (2..77).contains(n)) && subsampled.is_sorted_by(|a, b| a != b),
+        "{subsampled:?}"
+    );
+    assert_eq!(cut(5, 2), None, "a table that is shorter than any text");
+}
+
+#[test]
+fn the_lengths_of_a_second_encoder_are_short() {
+    let mut net = Net::new(17);
+    let inputs = ["a", "b", "c"].map(|n| net.input(n, I64, &["batch", n]));
+    let found = net.explore();
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        let sizes = inputs.map(|v| facts.shape(v).map(|s| s[1]).expect("declared"));
+        assert_eq!(sizes, ["a", "b", "c"].map(|n| sample.dims[n]));
+        assert!(sizes.iter().all(|&n| n < 40), "{sizes:?}");
     }
 }
 
