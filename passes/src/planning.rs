@@ -221,6 +221,7 @@ pub(crate) fn input_names(c: &Conversion) -> String {
         .graph
         .inputs()
         .iter()
+        .filter(|&&v| !c.model.graph.is_initializer(v))
         .map(|&v| c.model.graph.value(v).name.as_str())
         .collect();
     names.into_iter().collect::<Vec<_>>().join(", ")

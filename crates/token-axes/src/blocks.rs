@@ -186,7 +186,7 @@ fn attentions(graph: &Graph) -> Vec<Attention> {
 fn is_weight(graph: &Graph, value: ValueId) -> bool {
     let mut value = value;
     for _ in 0..8 {
-        if graph.is_initializer(value) && !graph.is_input(value) {
+        if graph.is_initializer(value) {
             return true;
         }
         let Some((producer, _)) = graph.value(value).producer() else {
@@ -361,6 +361,7 @@ fn windowed_attention(
     let lengths: BTreeSet<Dim> = graph
         .inputs()
         .iter()
+        .filter(|&&v| !graph.is_initializer(v))
         .filter_map(|&v| samples.shape(v))
         .flatten()
         .collect();

@@ -215,9 +215,9 @@ fn compares_inputs(graph: &Graph, samples: &Samples, value: ValueId) -> bool {
 fn spreads_inputs(graph: &Graph, samples: &Samples, axes: &BlockAxes, value: ValueId) -> bool {
     const SMALL: usize = 4;
     Reach::new(graph).ancestors(graph, value).iter().all(|&v| {
-        if graph.is_initializer(v) || graph.tensor(v).is_some() {
-            return graph
-                .tensor(v)
+        let constant = graph.initializer(v).or_else(|| graph.tensor(v));
+        if graph.is_initializer(v) || constant.is_some() {
+            return constant
                 .and_then(|t| t.len())
                 .is_some_and(|len| len <= SMALL);
         }
@@ -283,7 +283,8 @@ pub fn padding_mask(
                 let inputs: BTreeSet<ValueId> = reach
                     .ancestors(graph, external.value)
                     .into_iter()
-                    .filter(|&v| graph.is_input(v) && is_token_vector(samples, v, axes))
+                    .filter(|&v| graph.is_input(v) && !graph.is_initializer(v))
+                    .filter(|&v| is_token_vector(samples, v, axes))
                     .collect();
                 if !inputs.is_empty() {
                     readers.push((id, external.clone()));

@@ -118,13 +118,9 @@ impl Walk<'_> {
 
     /// A graph input: its declared shape at the sample's sizes, and the assumed content.
     fn input(&self, v: ValueId, facts: &mut Facts) {
+        // An initializer that is listed as an input too is one by habit: a constant, which nobody gives another value.
         if let Some(default) = self.graph.initializer(v) {
-            let value = Value {
-                assumed_content: true,
-                constant: false,
-                ..Value::of_tensor(default)
-            };
-            facts.values.insert(v, value);
+            facts.values.insert(v, Value::of_tensor(default));
             return;
         }
         let value = self.graph.value(v);

@@ -73,7 +73,6 @@ KNOWN = (
     ({"softmax": ("decomposed",)}, {}, "REFUSED E-NO-BLOCKS"),
     ({"softmax": ("log",)}, {}, "REFUSED E-NO-BLOCKS"),
     ({"layout": ("FD",)}, {}, "REFUSED R-AXES"),
-    ({"constants": ("inputs",)}, {"rotary": "partial"}, "REFUSED R-UNKNOWN-SHAPE"),
     ({"relative": ("learned",)}, {}, "REFUSED R-MASK-UNDECIDED"),
     # Two graph inputs whose lengths agree only when fed.
     ({"mask": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
