@@ -1,6 +1,6 @@
 //! What the passes hand to each other.
 
-use crate::canonical::TakenApart;
+use crate::canonical::{StandIn, TakenApart};
 use crate::hoist::Tables;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
@@ -50,6 +50,8 @@ pub struct Conversion {
     pub(crate) tables: Tables,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
+    /// Operators that stand for softmaxes that are written out.
+    pub(crate) stand_ins: Vec<StandIn>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
     pub(crate) biases: BTreeMap<NodeId, (ValueId, DataType)>,
 }
@@ -70,6 +72,7 @@ impl Conversion {
             vip_inputs: BTreeMap::new(),
             tables: Tables::default(),
             taken_apart: Vec::new(),
+            stand_ins: Vec::new(),
             biases: BTreeMap::new(),
         }
     }

@@ -446,6 +446,14 @@ pub(crate) fn rewire(
         graph.set_info(value, info);
     }
     for instance in &instances {
+        let equation = axes
+            .flows
+            .get(&instance.node)
+            .and_then(|f| f.equation.as_ref());
+        if let Some(equation) = equation {
+            let equation = AttrValue::Str(equation.clone());
+            graph.set_attr(instance.node, "equation", &equation);
+        }
         for (i, input) in instance.inputs.iter().enumerate() {
             if matches!(input, Input::Rows(_)) {
                 graph.set_input(instance.node, i, Some(stream));

@@ -27,7 +27,7 @@ pub const PASSES: &[Pass] = &[
     },
     Pass {
         name: "canonical",
-        about: "take fused attentions and residual norms apart",
+        about: "take fused attentions and residual norms apart, one operator for softmaxes that are written out",
         run: canonical::run,
     },
     Pass {

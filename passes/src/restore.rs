@@ -1,18 +1,26 @@
-//! Pass `restore`: fused attentions that pass `canonical` took apart are put back.
+//! Pass `restore`: fused attentions that pass `canonical` took apart are put back, and softmaxes that were written out.
 //!
 //! In a block that was left alone the node comes back as it was. In a rewritten block an ai.onnx Attention reads the rows'
 //! queries, keys and values, and its mask at the rows' tokens with the count bias; ONNX Runtime gives rows without any key
 //! a meaning of its own there, which the products do not have. The mask is spread over the query axis, since that operator
 //! does not broadcast it there. Other fused attentions stay apart.
 
-use crate::canonical::{Mask, TakenApart};
+use crate::canonical::{Mask, StandIn, TakenApart};
 use crate::conversion::Conversion;
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use onnx_model::{DataType, ValueId};
+use onnx_model::{DataType, Graph, ValueId};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
+    for stand_in in std::mem::take(&mut c.stand_ins) {
+        let rewritten = c
+            .sites
+            .iter()
+            .flat_map(|s| &s.instances)
+            .any(|i| i.node == stand_in.node);
+        put_originals_back(&mut c.model.graph, &stand_in, rewritten);
+    }
     for fused in std::mem::take(&mut c.taken_apart) {
         let mut e = Emit::new(&mut c.model.graph, opset, "vcc/fused");
         match (c.biases.get(&fused.softmax), fused.bias_input) {
@@ -25,6 +33,35 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The operators that one stood for read what that one reads by now.
+fn put_originals_back(graph: &mut Graph, stand_in: &StandIn, rewritten: bool) {
+    let node = graph.node(stand_in.node);
+    let (Some(&input), Some(&output)) = (node.inputs.first(), node.outputs.first()) else {
+        return;
+    };
+    for (i, &value) in stand_in.inputs.iter().enumerate() {
+        graph.set_input(stand_in.original, i, value);
+    }
+    for &(node, index) in &stand_in.entries {
+        graph.set_input(node, index, input);
+        // What is declared of the values between them is not so for other rows.
+        let mut between = node;
+        while rewritten && between != stand_in.original {
+            let Some(value) = graph.node(between).outputs.first().copied().flatten() else {
+                break;
+            };
+            graph.set_info(value, None);
+            let Some(&(reader, _)) = graph.value(value).uses().first() else {
+                break;
+            };
+            between = reader;
+        }
+    }
+    let aside = graph.new_value("aside");
+    graph.set_output(stand_in.node, 0, Some(aside));
+    graph.set_output(stand_in.original, 0, output);
 }
 
 /// The masks at the rows' tokens and the count bias, `[.., queries, keys]`.

@@ -1,9 +1,9 @@
 //! The axes of one block: every core value's layout, its attention, its externals.
 
 use crate::dim::{Dim, Samples};
-use crate::flow::{self, Flow, Site, describe};
-use crate::layout::{Axis, Factor, Layout, Role, feature, has_tokens};
-use crate::reach::Reach;
+use crate::flow::{self, Flow, ShapeOperand, Site, describe};
+use crate::layout::{Axis, Factor, Layout, Role, feature, has_tokens, varies};
+use crate::reach::{Reach, reads_shape_only};
 use crate::refusal::{Code, Refusal};
 use onnx_model::{DataType, Graph, NodeId, ValueId};
 use std::collections::BTreeMap;
@@ -186,6 +186,7 @@ fn follow(
         };
         let flow = flow::apply(&site)
             .and_then(|flow| check_shapes(&site, &flow).map(|()| flow))
+            .and_then(|flow| check_lengths(&site, &flow).map(|()| flow))
             .map_err(|r| {
                 (
                     depth,
@@ -352,6 +353,32 @@ pub fn trail(graph: &Graph, layouts: &BTreeMap<ValueId, Layout>, nodes: &[NodeId
         .iter()
         .filter_map(|&id| Some(format!("{} -> {}", describe(graph.node(id)), layout(id)?)))
         .collect()
+}
+
+/// A feature whose size follows from the model's number of tokens is known by its operators only: no shape can be told with it.
+fn check_lengths(site: &Site<'_>, flow: &Flow) -> Result<(), Refusal> {
+    let read = |value: ValueId| {
+        let uses = site.graph.value(value).uses();
+        uses.iter().any(|&(n, _)| reads_shape_only(site.graph, n))
+    };
+    for (value, layout) in &flow.outputs {
+        if !layout.0.iter().any(varies) {
+            continue;
+        }
+        if matches!(flow.operand, Some(ShapeOperand::Reshape)) {
+            return Err(site.refuse(
+                Code::TokenMixing,
+                format!("It makes {layout} of tokens and of an axis whose length follows from theirs, as to shift scores of relative positions."),
+            ));
+        }
+        if matches!(flow.operand, Some(ShapeOperand::Expand)) || read(*value) {
+            return Err(site.refuse(
+                Code::External,
+                format!("Its output {layout} has an axis whose length follows from the number of tokens, and its shape is used."),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The layouts must have the sizes that the samples show: a disagreement would be a defect of the analysis.

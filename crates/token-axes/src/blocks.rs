@@ -5,6 +5,7 @@
 //! be read. Between two neighbouring cuts lies a segment; a block begins at the cut before a segment with an attention and
 //! ends where the next begins.
 
+use crate::attentions::{self, Attention, is_product, is_weight};
 use crate::block::{self, BlockAxes, StreamOrder};
 use crate::dim::{Dim, Samples};
 use crate::flow::describe;
@@ -12,7 +13,7 @@ use crate::masks;
 use crate::reach::{Reach, reads_shape_only};
 use crate::refusal::{Code, Refusal};
 use onnx_model::{Graph, Model, NodeId, ValueId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One block of a stream.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
     let graph = &model.graph;
     let reach = Reach::new(graph);
     let opset = model.opset("").unwrap_or(0);
-    let candidates = attentions(graph);
+    let candidates = attentions::find(graph, samples);
     let mut assigned: BTreeSet<NodeId> = BTreeSet::new();
     let mut streams = Vec::new();
     for attention in &candidates {
@@ -108,113 +109,43 @@ fn by_token_axis(blocks: Vec<Block>) -> Vec<Vec<Block>> {
     runs
 }
 
-/// A softmax that may be an attention's, with the products before it.
-#[derive(Clone, Debug)]
-struct Attention {
-    softmax: NodeId,
-    /// The operands of products of computed values, the nearest first: queries and keys among them.
-    products: Vec<[ValueId; 2]>,
-}
-
-fn is_product(op: &str) -> bool {
-    matches!(
-        op,
-        "MatMul"
-            | "Einsum"
-            | "FusedMatMul"
-            | "MatMulInteger"
-            | "MatMulIntegerToFloat"
-            | "QLinearMatMul"
-            | "Gemm"
-    )
-}
-
-/// Softmaxes whose input is computed, through other than products, from a product of two values that are not weights.
-fn attentions(graph: &Graph) -> Vec<Attention> {
-    /// How far the products are looked for: masks and biases have longer ways.
-    const MOST_VALUES: usize = 256;
-    let mut out = Vec::new();
-    for id in graph
-        .node_ids()
-        .filter(|&id| graph.node(id).op_type == "Softmax")
-    {
-        let mut queue: VecDeque<ValueId> = graph
-            .node(id)
-            .inputs
-            .first()
-            .copied()
-            .flatten()
-            .into_iter()
-            .collect();
-        let mut seen = BTreeSet::new();
-        let mut products = Vec::new();
-        while let Some(value) = queue.pop_front() {
-            if !seen.insert(value) || seen.len() > MOST_VALUES {
-                continue;
-            }
-            let Some((producer, _)) = graph.value(value).producer() else {
-                continue;
-            };
-            let before = graph.node(producer);
-            if reads_shape_only(graph, producer) {
-                continue;
-            }
-            if is_product(&before.op_type) {
-                let operands: Vec<ValueId> =
-                    before.inputs.iter().flatten().take(2).copied().collect();
-                if let [a, b] = operands[..]
-                    && !is_weight(graph, a)
-                    && !is_weight(graph, b)
-                {
-                    products.push([a, b]);
-                }
-                continue;
-            }
-            queue.extend(before.inputs.iter().flatten());
-        }
-        if !products.is_empty() {
-            out.push(Attention {
-                softmax: id,
-                products,
-            });
-        }
-    }
-    out
-}
-
-/// Whether a value is a constant, possibly behind operators on constants only.
-fn is_weight(graph: &Graph, value: ValueId) -> bool {
-    let mut value = value;
-    for _ in 0..8 {
-        if graph.is_initializer(value) {
-            return true;
-        }
-        let Some((producer, _)) = graph.value(value).producer() else {
-            return false;
-        };
-        let node = graph.node(producer);
-        match node.op_type.as_str() {
-            "Constant" => return true,
-            "Identity" | "Cast" | "DequantizeLinear" | "Transpose" | "Mul" | "Reshape" => {
-                match node.inputs.first().copied().flatten() {
-                    Some(input) => value = input,
-                    None => return false,
-                }
-            }
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// The chain of cuts with the most blocks among those that begin at a common ancestor of queries and keys.
+/// The chain of cuts with the most blocks, and the graph output that it leads to.
 fn best_chain(
     graph: &Graph,
     reach: &Reach,
     attention: &Attention,
     all: &[Attention],
 ) -> Option<(Vec<ValueId>, ValueId)> {
-    let output = primary_output(graph, reach, attention, all)?;
+    let outputs = primary_outputs(graph, reach, attention, all);
+    let chain = |output: ValueId| chain_to(graph, reach, attention, all, output);
+    // The first one, unless it is a value inside a block that is read out, before the output that lies behind: then it is no cut
+    // on the way to that one, which has as many blocks.
+    let is_interior = |output: ValueId, (blocks, cuts): &(usize, Vec<ValueId>)| {
+        outputs.iter().any(|&other| {
+            other != output
+                && reach.ancestors(graph, other).contains(&output)
+                && cuts
+                    .first()
+                    .is_some_and(|&s| !reach.cuts(graph, s, other).contains(&output))
+                && chain(other).is_some_and(|(more, _)| more >= *blocks)
+        })
+    };
+    let found = || outputs.iter().filter_map(|&o| Some((o, chain(o)?)));
+    found()
+        .find(|(output, chain)| !is_interior(*output, chain))
+        .or_else(|| found().next())
+        .map(|(output, (_, cuts))| (cuts, output))
+}
+
+/// The number of blocks and the chain of cuts to an output with the most of them, among those that begin at a common ancestor of
+/// queries and keys.
+fn chain_to(
+    graph: &Graph,
+    reach: &Reach,
+    attention: &Attention,
+    all: &[Attention],
+    output: ValueId,
+) -> Option<(usize, Vec<ValueId>)> {
     let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
     let mut best: Option<(usize, Vec<ValueId>)> = None;
     // Relative positions make products too; those of weights have no common source, others no chain of blocks.
@@ -237,7 +168,6 @@ fn best_chain(
         }
     }
     best.filter(|(blocks, _)| *blocks > 0)
-        .map(|(_, chain)| (chain, output))
 }
 
 /// Values that both operands of a product are computed from, in topological order. Of very many the first and the last.
@@ -262,33 +192,32 @@ fn common_sources(graph: &Graph, reach: &Reach, a: ValueId, b: ValueId) -> Vec<V
     sources.into_iter().map(|(_, v)| v).collect()
 }
 
-/// The first graph output that depends on the most attentions, this one among them.
-fn primary_output(
+/// The graph outputs that depend on what the most attentions make of their weights, this one among them. The weights alone, as
+/// an output, are not what an attention is for.
+fn primary_outputs(
     graph: &Graph,
     reach: &Reach,
     attention: &Attention,
     all: &[Attention],
-) -> Option<ValueId> {
-    let mut best: Option<(usize, ValueId)> = None;
+) -> Vec<ValueId> {
+    let mut most = 0;
+    let mut outputs = Vec::new();
     for &output in graph.outputs() {
         let ancestors = reach.ancestors(graph, output);
-        let depends = |a: &Attention| {
-            graph
-                .node(a.softmax)
-                .outputs
-                .iter()
-                .flatten()
-                .any(|v| ancestors.contains(v))
-        };
+        let depends = |a: &Attention| a.results.iter().any(|v| ancestors.contains(v));
         if !depends(attention) {
             continue;
         }
         let count = all.iter().filter(|a| depends(a)).count();
-        if best.is_none_or(|(most, _)| count > most) {
-            best = Some((count, output));
+        if count > most {
+            outputs.clear();
+            most = count;
+        }
+        if count == most {
+            outputs.push(output);
         }
     }
-    best.map(|(_, v)| v)
+    outputs
 }
 
 /// Splits a chain of cuts into blocks and analyses each.

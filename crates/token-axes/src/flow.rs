@@ -14,7 +14,7 @@ mod products;
 mod reductions;
 
 use crate::dim::{Dim, Samples};
-use crate::layout::{Axis, Layout, axis_size, has_batch, has_tokens};
+use crate::layout::{Axis, Layout, axis_size, has_batch, has_tokens, varies};
 use crate::refusal::{Code, Refusal};
 use onnx_model::{Graph, Node, NodeId, ValueId};
 use std::collections::BTreeMap;
@@ -69,6 +69,8 @@ pub struct Flow {
     pub outputs: Vec<(ValueId, Layout)>,
     /// Its external inputs.
     pub externals: Vec<External>,
+    /// The equation of an Einsum whose externals get a batch axis, each batch row having its own rows.
+    pub equation: Option<String>,
     /// The shape operand to rebuild.
     pub operand: Option<ShapeOperand>,
     /// Where its output token axes come from.
@@ -277,6 +279,13 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// The axis that only an external brings to a product. One that is neither tokens nor batch is as long as it is for the
+    /// model's tokens whatever the rows are (the rows of a table of relative positions): a feature, of a size that varies.
+    pub(crate) fn own_axis(&self, size: Dim) -> Axis {
+        self.free_axis(size)
+            .unwrap_or_else(|_| crate::layout::feature(size))
+    }
+
     /// The external with its frame, if it has an axis that depends on the rows.
     pub(crate) fn external(
         &self,
@@ -288,6 +297,15 @@ impl<'a> Site<'a> {
         let batch = frame.iter().any(|a| a.present && has_batch(&a.axis));
         if !tokens && !batch {
             return Ok(None);
+        }
+        if tokens && frame.iter().any(|a| a.present && varies(&a.axis)) {
+            let name = &self.graph.value(value).name;
+            return Err(self.refuse(
+                Code::External,
+                format!(
+                    "'{name}' runs over tokens, and over an axis whose length depends on theirs."
+                ),
+            ));
         }
         if !frame.iter().any(|a| has_batch(&a.axis)) && self.batch.constant() != Some(1) {
             let name = &self.graph.value(value).name;

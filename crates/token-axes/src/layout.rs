@@ -16,7 +16,7 @@ pub enum Role {
     Token,
     /// Tokens as keys whose weights a softmax has normalised: the only token axis that may be summed over.
     Attended,
-    /// Anything else; the same size for any number of tokens.
+    /// Anything else; the same for any rows. Its size is a constant of the model, or follows from the number of the model's tokens.
     Feature,
 }
 
@@ -66,6 +66,12 @@ pub fn has_batch(axis: &Axis) -> bool {
 /// Whether an axis is neither batch nor tokens.
 pub fn is_feature(axis: &Axis) -> bool {
     !has_tokens(axis) && !has_batch(axis)
+}
+
+/// Whether an axis has a feature whose size is no constant of the model.
+pub fn varies(axis: &Axis) -> bool {
+    axis.iter()
+        .any(|f| f.role == Role::Feature && f.size.constant().is_none())
 }
 
 /// A feature axis of a size (the empty axis for size 1).

@@ -9,8 +9,10 @@
 //!
 //! Nothing here depends on the names of nodes or values, and nothing is matched against templates of architectures.
 
+mod attentions;
 pub mod block;
 pub mod blocks;
+mod bounds;
 pub mod dim;
 pub mod flow;
 pub mod interp;

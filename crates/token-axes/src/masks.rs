@@ -2,7 +2,9 @@
 //!
 //! Both are read off the masks' *values* at the sample sizes, not off the operators that build them.
 
+use crate::attentions::is_product;
 use crate::block::BlockAxes;
+use crate::bounds::cannot_block;
 use crate::dim::{Dim, SAMPLES, Samples};
 use crate::flow::{External, describe};
 use crate::interp::Content;
@@ -27,7 +29,7 @@ pub fn check(
                 continue;
             };
             // An index of relative positions moves numbers; it blocks nothing.
-            if node.op_type == "GatherElements" {
+            if node.op_type == "GatherElements" || cannot_block(graph, axes, node, external) {
                 continue;
             }
             let name = &graph.value(external.value).name;
@@ -99,7 +101,19 @@ fn is_one_sided(
         known = true;
         let is_bool = matches!(content, Content::Bool(_));
         let strides = strides(shape);
-        for offset in offsets(shape, &strides, a, b) {
+        let offsets = offsets(shape, &strides, a, b);
+        // What a product takes a pair's features with is nothing at all where the pair is blocked.
+        let something = |i: usize, j: usize| {
+            let place = i * strides[a] + j * strides[b];
+            f64::from(offsets.iter().any(|o| values[o + place] != 0.0))
+        };
+        let swapped = |i: usize, j: usize| something(j, i);
+        if is_product(op)
+            && (one_sided(n, false, "Mul", &something) || one_sided(n, false, "Mul", &swapped))
+        {
+            return Some(true);
+        }
+        for &offset in &offsets {
             let at = |i: usize, j: usize| values[offset + i * strides[a] + j * strides[b]];
             if one_sided(n, is_bool, op, &at) || one_sided(n, is_bool, op, &|i, j| at(j, i)) {
                 return Some(true);
@@ -110,9 +124,9 @@ fn is_one_sided(
 }
 
 /// How far below the largest score of its row a score is blocked, whatever the other scores are.
-const BLOCKED: f64 = 50.0;
+pub(crate) const BLOCKED: f64 = 50.0;
 /// The same where all later tokens have one score and all others another: no bias of relative positions is like that.
-const BLOCKED_STEP: f64 = 8.0;
+pub(crate) const BLOCKED_STEP: f64 = 8.0;
 
 fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
     let largest: Vec<f64> = (0..n)

@@ -69,14 +69,18 @@ class Graph:
     def blocked(self, condition, value=-1e9):
         return self.op("Where", condition, self.const(value), self.const(0.0))
 
-    def attention(self, x, scores=None, weights=None, turn=None):
+    def attention(self, x, scores=None, weights=None, turn=None, relative=None, values=None, softmax=None):
         q, k, v = (self.heads(self.linear(x, CHANNELS, CHANNELS)) for _ in range(3))
         if turn:
             q, k = turn(q), turn(k)
         s = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]))
         s = self.op("Mul", s, self.const(SIZE**-0.5))
-        p = self.op("Softmax", scores(s) if scores else s, axis=-1)
-        y = self.op("MatMul", weights(p) if weights else p, v)
+        s = self.op("Add", s, relative(q, k)) if relative else s
+        s = scores(s) if scores else s
+        p = softmax(s) if softmax else self.op("Softmax", s, axis=-1)
+        p = weights(p) if weights else p
+        y = self.op("MatMul", p, v)
+        y = self.op("Add", y, values(p)) if values else y
         y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(0, 0, CHANNELS))
         return self.linear(y, CHANNELS, CHANNELS)
 
@@ -116,6 +120,128 @@ def table(g, x):
     return g.op("Slice", cut, g.ints(0), g.length(x), g.ints(3))
 
 
+def rows_of_distances(g, x):
+    """A vector for every distance of two tokens, [n, n, SIZE]."""
+    vectors = g.const(g.random.standard_normal((129, SIZE)))
+    return g.op("Gather", vectors, g.op("Add", g.difference(x), g.const(64, np.int64)), axis=0)
+
+
+def relative_keys(equation, of="q"):
+    """The vectors of the distances against queries or keys."""
+    return lambda g, x: {"relative": lambda q, k: g.op("Einsum", q if of == "q" else k, rows_of_distances(g, x), equation=equation)}
+
+
+def relative_values(g, x):
+    return {"values": lambda p: g.op("Einsum", p, rows_of_distances(g, x), equation="bhqk,qkd->bhqd")}
+
+
+def keys_of_positions(g, x):
+    """Queries against a vector of every position, [SIZE, n]."""
+
+    def bias(q, _):
+        vectors = g.op("Slice", g.const(g.random.standard_normal((64, SIZE))), g.ints(0), g.length(x), g.ints(0))
+        return g.op("MatMul", q, g.op("Transpose", vectors, perm=[1, 0]))
+
+    return {"relative": bias}
+
+
+def twice_the_length(g, x):
+    return g.op("Mul", g.length(x), g.ints(2))
+
+
+def vectors_of_own_length(g, x):
+    """The middle 2n of 128 vectors for distances, [HEADS, SIZE, 2n]: as many as a sequence has, but one for no token."""
+    first = g.op("Sub", g.ints(64), g.length(x))
+    vectors = g.op("Slice", g.const(g.random.standard_normal((128, CHANNELS))), first, g.op("Add", g.length(x), g.ints(64)), g.ints(0))
+    return g.op("Transpose", g.op("Reshape", vectors, g.ints(-1, HEADS, SIZE)), perm=[1, 2, 0])
+
+
+def scores_of_distances(g, x):
+    """As DeBERTa: queries against the vectors, then for each pair its own taken by index."""
+
+    def bias(q, _):
+        index = g.op("Add", g.difference(x), g.length(x))
+        shape = g.op("Concat", g.op("Shape", q, start=0, end=2), g.length(x), g.length(x), axis=0)
+        return g.op("GatherElements", g.op("MatMul", q, vectors_of_own_length(g, x)), g.op("Expand", index, shape), axis=3)
+
+    return {"relative": bias}
+
+
+def shifted_scores(g, x):
+    """As Transformer-XL: the same by reading [n, 2n] as [2n, n] with the first row left out."""
+
+    def bias(q, _):
+        s = g.op("MatMul", q, vectors_of_own_length(g, x))
+        turned = g.op("Concat", g.ints(0, 0), twice_the_length(g, x), g.length(x), axis=0)
+        s = g.op("Slice", g.op("Reshape", s, turned), g.ints(1), g.ints(2**31), g.ints(2))
+        straight = g.op("Concat", g.ints(0, 0), g.length(x), g.op("Sub", twice_the_length(g, x), g.ints(1)), axis=0)
+        return g.op("Slice", g.op("Reshape", s, straight), g.ints(0), g.length(x), g.ints(3))
+
+    return {"relative": bias}
+
+
+def renormalised(g, x, mask=None, op="ReduceSum"):
+    """Masked behind the softmax, and scaled to a sum of 1 again."""
+
+    def change(p):
+        p = g.op("Mul", p, mask(g, x) if mask else g.op("Cast", g.op("Unsqueeze", "mask", g.ints(1, 2)), to=TensorProto.FLOAT))
+        if op == "ReduceSum":
+            total = g.op(op, p, g.ints(3), keepdims=1)
+        else:
+            total = g.op(op, p, axes=[3], keepdims=1)
+        return g.op("Div", p, g.op("Add", total, g.const(1e-4)))
+
+    return {"weights": change}
+
+
+def not_later(g, x):
+    return g.op("Cast", g.op("Not", later(g, x)), to=TensorProto.FLOAT)
+
+
+def weights_by_triangle(g, x):
+    return {"weights": lambda p: g.op("Einsum", p, not_later(g, x), equation="bhqk,qk->bhqk")}
+
+
+def written_out(maximum=True, epsilon=None, mask=False, axis=3, reciprocal=False, padded=True):
+    """A softmax as exponentials and their sum."""
+
+    def form(g, x):
+        def softmax(s):
+            s = g.op("Add", s, padding(g, x)) if padded else s
+            if maximum:
+                s = g.op("Sub", s, g.op("ReduceMax", s, axes=[axis], keepdims=1))
+            e = g.op("Exp", s)
+            if mask:
+                e = g.op("Mul", e, g.op("Cast", g.op("Unsqueeze", "mask", g.ints(1, 2)), to=TensorProto.FLOAT))
+            total = g.op("ReduceSum", e, g.ints(axis), keepdims=1)
+            if epsilon:
+                total = g.op("Add", total, g.const(epsilon))
+            return g.op("Mul", e, g.op("Reciprocal", total)) if reciprocal else g.op("Div", e, total)
+
+        return {"softmax": softmax}
+
+    return form
+
+
+def by_logarithms(g, x):
+    return {"scores": lambda s: g.op("Add", s, padding(g, x)), "softmax": lambda s: g.op("Exp", g.op("LogSoftmax", s, axis=-1))}
+
+
+def without_maximum(axes=(-1,), op="ReduceMax", take=None, factor=32.0):
+    """Scores are scaled down, then their maximum is taken off (Sub), then they are scaled up again."""
+
+    def form(g, x):
+        def change(s):
+            s = g.op("Mul", g.op("Add", s, padding(g, x)), g.const(1 / factor))
+            most = g.op(op, s, axes=list(axes), keepdims=0) if axes else g.op(op, s, keepdims=1)
+            most = g.op("Unsqueeze", most, g.ints(*axes)) if axes else most
+            return g.op("Mul", g.op(take or "Sub", s, most), g.const(factor))
+
+        return {"scores": change}
+
+    return form
+
+
 def distance(g, x, slope=-0.1):
     far = g.op("Cast", g.op("Abs", g.difference(x)), to=TensorProto.FLOAT)
     return g.op("Mul", far, g.const(slope))
@@ -135,6 +261,18 @@ def chunks(g, x):
 def given_positions(g, x):
     key, query = (g.op("Unsqueeze", "positions", g.ints(1, i)) for i in (2, 3))
     return g.blocked(g.op("Greater", key, query))
+
+
+def lookup_of_given(numbers):
+    """A number for the difference of two positions that are fed, cut to -8 .. 8."""
+
+    def bias(g, x):
+        key, query = (g.op("Unsqueeze", "positions", g.ints(1, i)) for i in (2, 3))
+        index = g.op("Cast", g.op("Sub", key, query), to=TensorProto.FLOAT)
+        index = g.op("Cast", g.op("Clip", index, g.const(-8), g.const(8)), to=TensorProto.INT64)
+        return g.op("Gather", g.const(numbers), g.op("Add", index, g.const(8, np.int64)), axis=0)
+
+    return bias
 
 
 def rotary(g, x):
@@ -172,6 +310,30 @@ FORMS = {
     "weights_guarded": (weights(lambda g, p: g.op("Where", g.op("IsNaN", p), g.const(0.0), p)), (), EQUAL),
     "weights_guarded_by_zeros_like": (weights(zeros_like), (), EQUAL),
     "weights_square_root": (weights(lambda g, p: g.op("Sqrt", p)), (), EQUAL),
+    "weights_renormalised": (renormalised, ("mask",), EQUAL),
+    "weights_renormalised_by_mean": (lambda g, x: renormalised(g, x, op="ReduceMean"), ("mask",), "R-TOKEN-MIXING"),
+    "weights_renormalised_causal": (lambda g, x: renormalised(g, x, not_later), (), "R-CAUSAL"),
+    "weights_times_triangle": (weights_by_triangle, (), "R-CAUSAL"),
+    "softmax_written_out": (written_out(), ("mask",), EQUAL),
+    "softmax_without_maximum": (written_out(maximum=False), ("mask",), EQUAL),
+    "softmax_with_epsilon": (written_out(epsilon=1e-6), ("mask",), EQUAL),
+    "softmax_of_masked_exponentials": (written_out(epsilon=1e-6, mask=True, padded=False), ("mask",), EQUAL),
+    "softmax_by_reciprocal": (written_out(reciprocal=True), ("mask",), EQUAL),
+    "softmax_by_logarithms": (by_logarithms, ("mask",), EQUAL),
+    "softmax_less_maximum": (without_maximum(), ("mask",), EQUAL),
+    "softmax_less_maximum_of_all": (without_maximum(axes=()), ("mask",), EQUAL),
+    "softmax_less_mean": (without_maximum(op="ReduceMean"), ("mask",), "R-TOKEN-MIXING"),
+    "softmax_less_maximum_of_queries": (without_maximum(axes=(2,)), ("mask",), "R-TOKEN-MIXING"),
+    "softmax_by_maximum": (without_maximum(take="Div"), ("mask",), "R-TOKEN-MIXING"),
+    "softmax_over_queries_written_out": (written_out(axis=2), ("mask",), "R-TOKEN-MIXING"),
+    "one_value_joined": (before(lambda g, y: g.op("Concat", y, axis=1)), (), EQUAL),
+    "relative_keys": (relative_keys("bhqd,qkd->bhqk"), (), EQUAL),
+    "relative_keys_of_keys": (relative_keys("bhkd,qkd->bhqk", of="k"), (), EQUAL),
+    "relative_keys_by_ellipsis": (relative_keys("...qd,qkd->...qk"), (), EQUAL),
+    "relative_values": (relative_values, (), EQUAL),
+    "keys_of_positions": (keys_of_positions, (), EQUAL),
+    "scores_of_distances": (scores_of_distances, (), EQUAL),
+    "shifted_scores": (shifted_scores, (), "R-TOKEN-MIXING"),
     "weights_plus_constant": (weights(lambda g, p: g.op("Add", p, g.const(0.01))), (), "R-TOKEN-MIXING"),
     "weights_from_one": (weights(lambda g, p: g.op("Sub", g.const(1.0), p)), (), "R-TOKEN-MIXING"),
     "weights_exp": (weights(lambda g, p: g.op("Exp", p)), (), "R-TOKEN-MIXING"),
@@ -180,6 +342,8 @@ FORMS = {
     "running_sum": (before(lambda g, y: g.op("CumSum", y, g.const(1, np.int64))), (), "R-TOKEN-MIXING"),
     "mean_of_all": (mix("ReduceMean", axes=[1], keepdims=1), (), "R-TOKEN-MIXING"),
     "softmax_over_tokens": (mix("Softmax", axis=1), (), "R-MANY-ATTENTIONS"),
+    "bias_of_given_positions": (scores(lookup_of_given(np.sin(np.arange(17)))), ("positions",), EQUAL),
+    "causal_by_lookup": (scores(lookup_of_given(np.where(np.arange(17) > 8, -30, 0.0))), ("positions",), "R-MASK-UNDECIDED"),
     "causal": (scores(lambda g, x: g.blocked(later(g, x))), (), "R-CAUSAL"),
     "causal_moderate": (scores(lambda g, x: g.blocked(later(g, x), -100.0)), (), "R-CAUSAL"),
     "causal_faint": (scores(lambda g, x: g.blocked(later(g, x), -30.0)), (), "R-CAUSAL"),
@@ -226,6 +390,8 @@ def worst_difference(original, converted, extra):
             x = np.random.default_rng(length).standard_normal((batch, length, CHANNELS)).astype(np.float32)
             for mask in masks(batch, length) if "mask" in extra else [None]:
                 feeds = {"x": x} if mask is None else {"x": x, "mask": mask}
+                if "positions" in extra:
+                    feeds["positions"] = np.random.default_rng(0).integers(0, length, (batch, length))
                 (a,), (b,) = original.run(None, feeds), converted.run(None, feeds)
                 worst = max(worst, float(np.abs(a - b).max() / np.abs(a).max()))
     return worst

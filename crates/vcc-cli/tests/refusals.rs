@@ -116,11 +116,18 @@ fn groups_of_tokens() {
     assert!(matches!(code(mix), Some(Code::BlockLocal | Code::Axes)));
 }
 
+/// The attention's weights, for a picture, or what is made of them.
 #[test]
 fn a_value_inside_that_is_an_output() {
-    // The attention's weights, for a picture.
-    let mut model = model(|_, update| update);
-    let weights = model.graph.find_value("softmax").unwrap();
-    model.graph.add_output(weights);
-    assert_eq!(code_of(&model), Some(Code::Exposed));
+    for inside in ["softmax", "matmul_1"] {
+        let mut model = model(|_, update| update);
+        let value = model.graph.find_value(inside).unwrap();
+        model.graph.add_output(value);
+        assert_eq!(code_of(&model), Some(Code::Exposed), "{inside}");
+        let first = |graph: &mut Graph, update| {
+            graph.add_output(graph.find_value(inside).unwrap());
+            update
+        };
+        assert_eq!(code(first), Some(Code::Exposed), "{inside} first");
+    }
 }

@@ -1,5 +1,6 @@
 //! Pass `canonical`: takes fused attentions apart into projections, products and a softmax, and residual norms that carry the
-//! stream (SkipLayerNormalization with its sum as an output) into an addition and a norm.
+//! stream (SkipLayerNormalization with its sum as an output) into an addition and a norm. The other way round, one operator
+//! stands for a softmax that is written out. An If that always takes the same branch becomes that branch.
 //!
 //! The analysis, the count bias and selection need the scores before the softmax. The fused operators are kept aside and put
 //! back by pass `restore`: in blocks that were left alone as they were, in rewritten blocks those of ai.onnx, with their mask and
@@ -8,15 +9,18 @@
 //! (caches, causal masks, cross-attention layouts) stay as they are and are refused by the analysis.
 
 mod attention23;
+mod branches;
 mod heads;
 mod multi_head;
 mod packed;
 mod skip_norm;
+mod stand_ins;
 
 use crate::conversion::Conversion;
 use crate::emit::Emit;
 use crate::error::Error;
 use onnx_model::{Graph, Node, NodeId, ValueId};
+pub(crate) use stand_ins::StandIn;
 use token_axes::Samples;
 
 /// A fused attention that primitive operators stand for.
@@ -50,7 +54,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         .model
         .graph
         .node_ids()
-        .filter(|&id| is_fused(c.model.graph.node(id)))
+        .filter(|&id| is_fused(c.model.graph.node(id)) || stand_ins::may_be(&c.model.graph, id))
         .collect();
     if wanted.is_empty() {
         return Ok(());
@@ -58,10 +62,18 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     c.model.graph.sort()?;
     let samples = Samples(token_axes::interp::evaluate_samples(&c.model));
     let opset = c.opset();
-    for id in wanted {
+    // Whether scores end in a softmax is seen when those written out are one.
+    let (maxima, others): (Vec<NodeId>, Vec<NodeId>) = wanted
+        .into_iter()
+        .partition(|&id| c.model.graph.node(id).op_type == "Sub");
+    for id in others.into_iter().chain(maxima) {
         let node = c.model.graph.node(id).clone();
         let mut e = Emit::new(&mut c.model.graph, opset, name(&node));
         match (node.domain.as_str(), node.op_type.as_str()) {
+            ("", "Exp" | "Sub") => c
+                .stand_ins
+                .extend(stand_ins::take_apart(&mut e, &samples, id)),
+            ("", "If") => branches::take_apart(&mut e, &samples, id, &node),
             ("", _) => c
                 .taken_apart
                 .extend(attention23::take_apart(&mut e, &samples, id, &node)),
@@ -79,7 +91,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 
 fn is_fused(node: &Node) -> bool {
     match (node.domain.as_str(), node.op_type.as_str()) {
-        ("", "Attention") | ("com.microsoft", "Attention" | "MultiHeadAttention") => true,
+        ("", "Attention" | "If") | ("com.microsoft", "Attention" | "MultiHeadAttention") => true,
         ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") => {
             node.outputs.get(3).copied().flatten().is_some()
         }

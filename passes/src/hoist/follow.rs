@@ -87,6 +87,9 @@ impl Hoist<'_> {
         let input = |i: usize| node.inputs.get(i).copied().flatten();
         match node.op_type.as_str() {
             "Identity" => return self.derive(e, binding, input(0)?, axes),
+            "Concat" if node.inputs.len() == 1 => {
+                return self.derive(e, binding, input(0)?, axes);
+            }
             "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" => {
                 return self.units(e, binding, input(0)?, &shape, axes);
             }
@@ -105,10 +108,6 @@ impl Hoist<'_> {
             "ConstantOfShape" => constant(e, &node, axes.len()),
             "Gather" => self.gather(e, binding, id, &node, axes),
             "Slice" => self.slice(e, binding, &node, &shape, axes),
-            "If" => {
-                let outer = self.branch(e, &node)?;
-                self.derive(e, binding, outer, axes)
-            }
             op if broadcasts(op) || maps(op) => {
                 self.elementwise(e, binding, id, &node, &shape, axes)
             }
@@ -363,27 +362,6 @@ impl Hoist<'_> {
             rep.axes[i] = axes[i] == Ax::Feature;
         }
         Some(rep)
-    }
-
-    /// What an If hands on whose condition never changes, if that is a value from outside.
-    fn branch(&self, e: &Emit<'_>, node: &Node) -> Option<ValueId> {
-        let condition = self.samples.constant_ints(node.inputs.first().copied()??)?;
-        let name = match condition[..] {
-            [0] => "else_branch",
-            [1] => "then_branch",
-            _ => return None,
-        };
-        let branch = node.subgraph(name).ok()??;
-        let output = *branch.outputs().first()?;
-        let identity = branch.node(branch.value(output).producer()?.0);
-        if identity.op_type != "Identity" || !identity.domain.is_empty() {
-            return None;
-        }
-        let inner = identity.inputs.first().copied().flatten()?;
-        if branch.value(inner).producer().is_some() || branch.is_initializer(inner) {
-            return None;
-        }
-        e.graph.find_value(&branch.value(inner).name)
     }
 }
 

@@ -131,6 +131,14 @@ fn expand(site: &Site<'_>) -> Result<Flow, Refusal> {
 }
 
 fn concat(site: &Site<'_>) -> Result<Flow, Refusal> {
+    if site.node.inputs.len() == 1 {
+        let layout = site.core_operand(0)?;
+        return Ok(Flow {
+            links: site.same_axes(&layout, 0),
+            outputs: site.all_outputs(layout),
+            ..Flow::default()
+        });
+    }
     let operands: Vec<(usize, Operand)> = (0..site.node.inputs.len())
         .map(|i| Ok((i, site.operand(i)?)))
         .collect::<Result<_, Refusal>>()?;

@@ -61,12 +61,51 @@ enum Side {
     External(onnx_model::ValueId, Vec<Dim>),
 }
 
+/// How an operand without a batch axis gets one.
+#[derive(Clone, Copy, PartialEq)]
+enum Growth {
+    /// It is broadcast over all leading axes.
+    Leading,
+    /// A letter more is written in its term of the equation.
+    Letter,
+}
+
+/// By operand, the letters of the axes that it gets in front.
+type Grown = BTreeMap<usize, Vec<char>>;
+
+/// The letters of the axes that an operand gets in front when it is taken at the rows of each batch row.
+fn grown_by(
+    axes: &BTreeMap<char, Axis>,
+    output: &[char],
+    letters: &[char],
+    growth: Growth,
+) -> Vec<char> {
+    let of = |role: fn(&Axis) -> bool, l: &char| axes.get(l).is_some_and(role);
+    if letters.iter().any(|l| of(has_batch, l)) || !letters.iter().any(|l| of(has_tokens, l)) {
+        return Vec::new();
+    }
+    let Some(batch) = output.iter().find(|l| of(has_batch, l)) else {
+        return Vec::new();
+    };
+    match growth {
+        Growth::Leading => output[..output.len().saturating_sub(letters.len())].to_vec(),
+        // An ellipsis stands for several.
+        Growth::Letter if batch.is_ascii_digit() => output
+            .iter()
+            .copied()
+            .filter(|l| l.is_ascii_digit() && !letters.contains(l))
+            .collect(),
+        Growth::Letter => vec![*batch],
+    }
+}
+
 /// A product over shared letters, as einsum writes it. Letters of size 1 broadcast.
 fn contract(
     site: &Site<'_>,
     inputs: &[(usize, Vec<char>)],
     output: &[char],
-) -> Result<Flow, Refusal> {
+    growth: Growth,
+) -> Result<(Flow, Grown), Refusal> {
     let mut sides = Vec::new();
     for (input, letters) in inputs {
         let side = match site.operand(*input)? {
@@ -123,15 +162,20 @@ fn contract(
         let Side::External(value, shape) = side else {
             continue;
         };
+        // A weight's own axis is a feature, whatever its size; only a value of the tokens may bring tokens. Where their number is
+        // fixed a table of relative positions is constant too: it runs over tokens elsewhere. (An axis that is taken for tokens
+        // by mistake meets none, and the block cannot end as it began.)
+        let weight = site.samples.0.iter().all(|f| f.constant(*value))
+            && !letters
+                .iter()
+                .any(|l| axes.get(l).is_some_and(has_tokens) && output.contains(l));
         for (&letter, &size) in letters.iter().zip(shape) {
             let known = axes.entry(letter).or_default();
             if known.is_empty() && size != Dim::ONE {
-                // A weight's own axis is a feature, whatever its size; only a value of the tokens may bring tokens.
-                let weight = site.samples.0.iter().all(|f| f.constant(*value));
                 *known = if weight {
                     feature(size)
                 } else {
-                    site.free_axis(size)?
+                    site.own_axis(size)
                 };
             } else if size != Dim::ONE && axis_size(known) != size {
                 return Err(site.refuse(
@@ -141,20 +185,28 @@ fn contract(
             }
         }
     }
-    // What is summed up must be features, or attended tokens that two operands carry.
+    // What is summed up must be features, or attended tokens that two operands carry: an external is taken at the rows.
     for (letter, axis) in &axes {
         if output.contains(letter) || is_feature(axis) {
             continue;
         }
+        let carries = |letters: &[char], side: &Side| match side {
+            Side::Core(_) => letters.contains(letter),
+            Side::External(_, shape) => letters
+                .iter()
+                .zip(shape)
+                .any(|(l, size)| l == letter && *size != Dim::ONE),
+        };
         let carriers = sides
             .iter()
-            .filter(|(_, letters, side)| letters.contains(letter) && matches!(side, Side::Core(_)))
+            .filter(|(_, letters, side)| carries(letters, side))
             .count();
         if has_batch(axis) || carriers < 2 || !axis.iter().any(|f| f.role == Role::Attended) {
             return Err(site.refuse(Code::TokenMixing, "Tokens are summed up inside the block."));
         }
     }
     let mut flow = Flow::default();
+    let mut grown = Grown::new();
     for (input, letters, side) in &sides {
         match side {
             Side::Core(operand) => {
@@ -167,8 +219,17 @@ fn contract(
                 }
             }
             Side::External(value, shape) => {
-                // Batch axes that only the output has still belong to the frame, so that a gather has a place for the batch.
+                // Each batch row has rows of its own: axes that only the output has stand in front, so that a gather has a place
+                // for the batch.
+                let more = grown_by(&axes, output, letters, growth);
                 let mut frame: Vec<FrameAxis> = Vec::new();
+                for letter in &more {
+                    let axis = axes.get(letter).cloned().unwrap_or_default();
+                    frame.push(FrameAxis {
+                        present: false,
+                        axis,
+                    });
+                }
                 for (letter, size) in letters.iter().zip(shape) {
                     let axis = axes.get(letter).cloned().unwrap_or_default();
                     frame.push(FrameAxis {
@@ -176,7 +237,8 @@ fn contract(
                         axis,
                     });
                 }
-                for (i, letter) in letters.iter().enumerate() {
+                let all = more.iter().chain(letters.iter());
+                for (i, letter) in all.enumerate() {
                     if let Some(o) = output.iter().position(|l| l == letter)
                         && frame[i].present
                         && has_tokens(&frame[i].axis)
@@ -185,6 +247,9 @@ fn contract(
                     }
                 }
                 flow.externals.extend(site.external(*input, *value, frame)?);
+                if !more.is_empty() {
+                    grown.insert(*input, more);
+                }
             }
         }
     }
@@ -195,7 +260,7 @@ fn contract(
             .collect(),
     );
     flow.outputs = site.all_outputs(out);
-    Ok(flow)
+    Ok((flow, grown))
 }
 
 fn rank_of(site: &Site<'_>, input: usize) -> Result<usize, Refusal> {
@@ -220,7 +285,7 @@ fn matmul(site: &Site<'_>, trans_a: bool, trans_b: bool) -> Result<Flow, Refusal
     a.extend(if trans_a { ['k', 'm'] } else { ['m', 'k'] });
     b.extend(if trans_b { ['p', 'k'] } else { ['k', 'p'] });
     out.extend(['m', 'p']);
-    contract(site, &[(0, a), (1, b)], &out)
+    contract(site, &[(0, a), (1, b)], &out, Growth::Leading).map(|(flow, _)| flow)
 }
 
 fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
@@ -292,7 +357,21 @@ fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
     {
         return Err(unknown("as a reduction"));
     }
-    contract(site, &inputs, &output)
+    let (mut flow, more) = contract(site, &inputs, &output, Growth::Letter)?;
+    if !more.is_empty() {
+        let terms: Vec<String> = left
+            .split(',')
+            .enumerate()
+            .map(|(i, term)| match more.get(&i).and_then(|m| m.first()) {
+                None => term.to_owned(),
+                Some(l) if !l.is_ascii_digit() => format!("{l}{term}"),
+                Some(_) if term.contains("...") => term.to_owned(),
+                Some(_) => format!("...{term}"),
+            })
+            .collect();
+        flow.equation = Some(format!("{}->{right}", terms.join(",")));
+    }
+    Ok(flow)
 }
 
 /// `[B, C, n]` with kernel 1 is a projection of each token.

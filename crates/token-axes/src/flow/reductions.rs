@@ -2,7 +2,7 @@
 
 use super::elementwise::{broadcast, parameters};
 use super::{Flow, Site};
-use crate::layout::{Layout, has_tokens, is_feature};
+use crate::layout::{Axis, Layout, Role, has_tokens, is_feature};
 use crate::refusal::{Code, Refusal};
 
 pub(super) fn knows(op: &str) -> bool {
@@ -189,7 +189,7 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut links = Vec::new();
     for (i, axis) in layout.0.iter().enumerate() {
         if reduced[i] {
-            if !is_feature(axis) {
+            if !is_feature(axis) && !sums_weights(site, axis) {
                 return Err(site.refuse(
                     Code::TokenMixing,
                     format!(
@@ -224,6 +224,13 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
         outputs: site.all_outputs(out),
         ..Flow::default()
     })
+}
+
+/// Whether the weights of an attention are added up over the keys, as to scale them to a sum of 1 again behind a mask. A row that
+/// stands for several tokens carries their number in its weight, an empty row weighs 0: the sum is that over the tokens. (A mean
+/// would divide by the number of rows.)
+fn sums_weights(site: &Site<'_>, axis: &Axis) -> bool {
+    site.node.op_type == "ReduceSum" && matches!(axis[..], [f] if f.role == Role::Attended)
 }
 
 /// One scale for all tokens: it depends on the set of rows, not on their order. A weight of 0 is the zero point from here on.

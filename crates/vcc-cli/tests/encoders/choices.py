@@ -69,17 +69,11 @@ PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 # What is open: choices that are not drawn together, as sound encoders with them are refused or fail as yet; and how the example
 # fails that has the first of the options each, and the further choices. An example that passes must leave this list.
 KNOWN = (
-    ({"relative": ("shaw",)}, {}, "REFUSED R-TOKEN-MIXING"),
-    ({"softmax": ("decomposed",)}, {}, "REFUSED E-NO-BLOCKS"),
-    ({"softmax": ("log",)}, {}, "REFUSED E-NO-BLOCKS"),
     ({"layout": ("FD",)}, {}, "REFUSED R-AXES"),
-    ({"relative": ("learned",)}, {}, "REFUSED R-MASK-UNDECIDED"),
     # Two graph inputs whose lengths agree only when fed.
     ({"mask": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
     ({"absolute": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-UNKNOWN-SHAPE"),
     ({"rotary_from": ("given",), "embedding": ("strided", "patches")}, {"rotary": "half"}, "REFUSED R-AXES"),
-    ({"gate": ("experts",), "linear": ("conv",)}, {}, "REFUSED R-BLOCK-LOCAL"),
-    ({"mask_form": ("weights",), "mask": ("given",)}, {}, "REFUSED R-TOKEN-MIXING"),
     ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     ({"mask_shape": ("N", "lengths"), "mask": ("given",)}, {}, "ROWS"),
     # ONNX Runtime crashes while loading the original (its issue 28392).

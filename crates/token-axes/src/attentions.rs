@@ -1,0 +1,173 @@
+//! Softmaxes that may be attentions': those whose input comes from a product of two computed values.
+
+use crate::dim::Samples;
+use crate::reach::reads_shape_only;
+use onnx_model::{Graph, Node, NodeId, ValueId};
+use std::collections::{BTreeSet, VecDeque};
+
+/// How far products are looked for: masks and biases have longer ways.
+const MOST_VALUES: usize = 256;
+
+/// A softmax that may be an attention's, with the products around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
+    pub(crate) softmax: NodeId,
+    /// The operands of products of computed values before it, the nearest first: queries and keys among them.
+    pub(crate) products: Vec<[ValueId; 2]>,
+    /// The products of its weights with computed values; the weights themselves if there are none.
+    pub(crate) results: Vec<ValueId>,
+}
+
+/// Softmaxes whose input is computed, through other than products, from a product of two values that are not weights.
+pub(crate) fn find(graph: &Graph, samples: &Samples) -> Vec<Attention> {
+    graph
+        .node_ids()
+        .filter(|&id| graph.node(id).op_type == "Softmax")
+        .filter_map(|softmax| {
+            let products = products_before(graph, samples, softmax);
+            (!products.is_empty()).then(|| Attention {
+                softmax,
+                products,
+                results: results_of(graph, softmax),
+            })
+        })
+        .collect()
+}
+
+fn products_before(graph: &Graph, samples: &Samples, softmax: NodeId) -> Vec<[ValueId; 2]> {
+    let node = graph.node(softmax);
+    let Some(input) = node.inputs.first().copied().flatten() else {
+        return Vec::new();
+    };
+    let axis = node.attr_int("axis").unwrap_or(-1);
+    // With each value the axis that the softmax runs over, from the back, as far as it can be followed.
+    let axis = if axis < 0 {
+        usize::try_from(-1 - axis).ok()
+    } else {
+        rank(samples, input).and_then(|r| (r - 1).checked_sub(axis as usize))
+    };
+    let mut queue: VecDeque<(ValueId, Option<usize>)> = VecDeque::from([(input, axis)]);
+    let mut seen = BTreeSet::new();
+    let mut products = Vec::new();
+    while let Some((value, axis)) = queue.pop_front() {
+        if !seen.insert(value) || seen.len() > MOST_VALUES {
+            continue;
+        }
+        let Some((producer, _)) = graph.value(value).producer() else {
+            continue;
+        };
+        let before = graph.node(producer);
+        if reads_shape_only(graph, producer) || makes_channels(samples, before, value, axis) {
+            continue;
+        }
+        if is_product(&before.op_type) {
+            products.extend(operands(graph, before));
+            continue;
+        }
+        let axis = axis.and_then(|a| axis_before(before, a));
+        queue.extend(before.inputs.iter().flatten().map(|&v| (v, axis)));
+    }
+    products
+}
+
+fn rank(samples: &Samples, value: ValueId) -> Option<usize> {
+    samples.shape(value).map(|s| s.len()).filter(|&r| r > 0)
+}
+
+/// Whether a node is a convolution whose channels are the axis: they are a token's features, never its scores.
+fn makes_channels(samples: &Samples, node: &Node, value: ValueId, axis: Option<usize>) -> bool {
+    node.op_type == "Conv"
+        && matches!((axis, rank(samples, value)), (Some(a), Some(r)) if a + 2 == r)
+}
+
+/// The axis of a node's inputs that becomes an axis of its output, both from the back.
+fn axis_before(node: &Node, axis: usize) -> Option<usize> {
+    match node.op_type.as_str() {
+        "Transpose" => {
+            let perm = node.attr_ints("perm")?;
+            let to = perm.len().checked_sub(axis + 1)?;
+            let from = usize::try_from(*perm.get(to)?).ok()?;
+            perm.len().checked_sub(from + 1)
+        }
+        "Add" | "Sub" | "Mul" | "Div" | "Where" | "Cast" | "Identity" | "Dropout" | "Tanh"
+        | "Clip" | "Max" | "Min" | "Conv" => Some(axis),
+        _ => None,
+    }
+}
+
+/// What the first products behind a softmax compute, of its weights and a value that is no weight of the model.
+fn results_of(graph: &Graph, softmax: NodeId) -> Vec<ValueId> {
+    let weights: Vec<ValueId> = graph
+        .node(softmax)
+        .outputs
+        .iter()
+        .flatten()
+        .copied()
+        .collect();
+    let mut queue: VecDeque<ValueId> = weights.iter().copied().collect();
+    let mut seen = BTreeSet::new();
+    let mut results = Vec::new();
+    while let Some(value) = queue.pop_front() {
+        if !seen.insert(value) || seen.len() > MOST_VALUES {
+            continue;
+        }
+        for &(reader, _) in graph.value(value).uses() {
+            if reads_shape_only(graph, reader) {
+                continue;
+            }
+            let node = graph.node(reader);
+            let made = node.outputs.iter().flatten().copied();
+            if is_product(&node.op_type) && operands(graph, node).is_some() {
+                results.extend(made);
+            } else {
+                queue.extend(made);
+            }
+        }
+    }
+    if results.is_empty() { weights } else { results }
+}
+
+/// The operands of a product, if neither is a weight.
+fn operands(graph: &Graph, product: &Node) -> Option<[ValueId; 2]> {
+    let mut inputs = product.inputs.iter().flatten().copied();
+    let (a, b) = (inputs.next()?, inputs.next()?);
+    (!is_weight(graph, a) && !is_weight(graph, b)).then_some([a, b])
+}
+
+pub(crate) fn is_product(op: &str) -> bool {
+    matches!(
+        op,
+        "MatMul"
+            | "Einsum"
+            | "FusedMatMul"
+            | "MatMulInteger"
+            | "MatMulIntegerToFloat"
+            | "QLinearMatMul"
+            | "Gemm"
+    )
+}
+
+/// Whether a value is a constant, possibly behind operators on constants only.
+pub(crate) fn is_weight(graph: &Graph, value: ValueId) -> bool {
+    let mut value = value;
+    for _ in 0..8 {
+        if graph.is_initializer(value) {
+            return true;
+        }
+        let Some((producer, _)) = graph.value(value).producer() else {
+            return false;
+        };
+        let node = graph.node(producer);
+        match node.op_type.as_str() {
+            "Constant" => return true,
+            "Identity" | "Cast" | "DequantizeLinear" | "Transpose" | "Mul" | "Reshape" => {
+                match node.inputs.first().copied().flatten() {
+                    Some(input) => value = input,
+                    None => return false,
+                }
+            }
+            _ => return false,
+        }
+    }
+    false
+}
