@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Fixture, fixture, fixtures, manifest};
+use common::{Fixture, complaints, everything};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -28,21 +28,8 @@ fn check(path: &Path) -> (Option<i32>, Value) {
     )
 }
 
-/// Every model of the manifest and every golden original.
-fn all() -> Vec<Fixture> {
-    let mut all = manifest();
-    let golden = std::fs::read_dir(fixtures().join("golden")).unwrap();
-    let paths = golden.map(|e| e.unwrap().path());
-    let names = paths
-        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
-        .map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned());
-    all.extend(names.map(|name| fixture(&name)));
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    all
-}
-
 /// What is wrong with a report.
-fn complaints(model: &Fixture, code: Option<i32>, report: &Value) -> Vec<String> {
+fn wrong(model: &Fixture, code: Option<i32>, report: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let count = |name: &str| report["compared"][name].as_u64().unwrap();
     if code != Some(0) || report["disagreements"] != Value::Array(Vec::new()) {
@@ -50,13 +37,13 @@ fn complaints(model: &Fixture, code: Option<i32>, report: &Value) -> Vec<String>
     }
     let sizes = report["sizes"].as_array().unwrap().len();
     // What is refused may not run at any length (windows).
-    if sizes != 3 && !(sizes > 0 && model.expect.starts_with("refuse:")) {
+    if sizes != 3 && !(sizes > 0 && model.is_refused()) {
         wrong.push(format!("not at three sizes: {}", report["skipped"]));
     }
     if count("values") < 50 || count("dimensions") < 300 || count("contents") < 20 {
         wrong.push(format!("little was compared: {}", report["compared"]));
     }
-    if (count("axes") == 0) != model.expect.starts_with("refuse:") {
+    if (count("axes") == 0) != model.is_refused() {
         wrong.push(format!("axes were compared: {}", report["compared"]));
     }
     wrong
@@ -64,22 +51,15 @@ fn complaints(model: &Fixture, code: Option<i32>, report: &Value) -> Vec<String>
 
 #[test]
 fn the_analysis_of_every_fixture_agrees_with_what_runs() {
-    let models = all();
+    let models = everything();
     assert!(models.len() >= 42, "fixtures are missing");
-    let (even, odd): (Vec<_>, Vec<_>) = models.iter().enumerate().partition(|(i, _)| i % 2 == 0);
-    let run = |models: Vec<(usize, &Fixture)>| -> Vec<String> {
-        let one = |(_, model): (usize, &Fixture)| {
-            let (code, report) = check(&model.path);
-            let wrong = complaints(model, code, &report);
-            (!wrong.is_empty()).then(|| format!("{}: {}", model.name, wrong.join("; ")))
-        };
-        models.into_iter().filter_map(one).collect()
-    };
-    let wrong = std::thread::scope(|scope| {
-        let other = scope.spawn(|| run(odd));
-        let mut wrong = run(even);
-        wrong.extend(other.join().unwrap());
+    let wrong = complaints(&models, |model| {
+        let (code, report) = check(&model.path);
+        let wrong = wrong(model, code, &report);
         wrong
+            .iter()
+            .map(|w| format!("{}: {w}", model.name))
+            .collect()
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! What a conversion leaves as it was and what it adds: bytes, opsets, domains, metadata, codes of refusals.
+//! What a conversion leaves as it was and what it adds: bytes, opsets, domains, metadata.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,8 +11,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{
-    Engine, Fixture, convert, fixture, library, manifest, message, open, options, relative, run,
-    runtime, try_convert,
+    Engine, Fixture, codes, convert, fixture, library, manifest, message, open, options, relative,
+    run, runtime, try_convert,
 };
 use onnx_model::Model;
 use vcc_passes::bodies::DOMAIN;
@@ -25,7 +25,7 @@ const FORMS: [Form; 3] = [Form::Functions, Form::Inline, Form::OpsOnly];
 
 fn converting() -> Vec<Fixture> {
     let mut all = manifest();
-    all.retain(|m| !m.expect.starts_with("refuse:"));
+    all.retain(|m| !m.is_refused() && !m.in_zoo);
     assert!(all.len() > 25);
     all
 }
@@ -235,79 +235,10 @@ fn a_graph_is_well_formed_wherever_the_pipeline_stops() {
     }
 }
 
-/// The blocks of every stream and the refusal codes of those that cannot be converted.
-fn codes(fixture: &Fixture) -> Vec<Vec<Option<&'static str>>> {
-    let mut hooks = Hooks {
-        verify_each: true,
-        after: &mut |_, _| {},
-        stop_after: Some("blocks"),
-    };
-    let model = Model::open(&fixture.path).unwrap();
-    let stopped =
-        vcc_passes::convert(model, Request::default(), Form::Functions, &mut hooks).unwrap();
-    let of_block = |b: &token_axes::Block| b.axes.as_ref().err().map(|r| r.code.as_str());
-    let streams = stopped.analysis.unwrap().streams;
-    streams
-        .iter()
-        .map(|s| s.blocks.iter().map(of_block).collect())
-        .collect()
-}
-
 #[test]
-fn refusals_have_the_codes_of_the_manifest() {
-    let mut wrong = Vec::new();
-    let mut refused = 0;
-    for fixture in manifest() {
-        let Some(expected) = fixture.expect.strip_prefix("refuse:") else {
-            continue;
-        };
-        refused += 1;
-        let code = match expected {
-            "causal" => "R-CAUSAL",
-            "block-local" => "R-BLOCK-LOCAL",
-            "fixed-length" => "R-BAKED-LENGTH",
-            other => panic!("{other}: a reason this test does not know"),
-        };
-        // Later blocks may be refused for what follows from the first one's reason.
-        let found = codes(&fixture).concat();
-        let right = found.first() == Some(&Some(code)) && !found.contains(&None);
-        if !right {
-            wrong.push(format!("{}: {found:?}, expected {code}", fixture.name));
-        }
-        // Whatever the reason, the conversion ends in an error that names it.
-        match try_convert(&fixture.path, "refine=all", Form::Functions) {
-            Err(vcc_passes::Error::NothingToConvert(text)) => {
-                assert!(
-                    text.contains("E-ALL-REFUSED") && text.contains("R-"),
-                    "{text}"
-                );
-            }
-            Err(e) => panic!("{}: {e}", fixture.name),
-            Ok(_) => panic!("{} converts", fixture.name),
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(refused >= 6);
-}
-
-#[test]
-fn partial_conversions_leave_the_refused_blocks() {
-    let refused = |name: &str| codes(&fixture(name));
-    assert_eq!(
-        refused("deberta_v2__ts17_eager"),
-        [[Some("R-TOKEN-MIXING"), None]]
-    );
-    println!("{:?}", refused("t5_full__ts17_eager"));
-    for fixture in converting() {
-        let all = codes(&fixture).concat();
-        assert!(all.contains(&None), "{}", fixture.name);
-        assert_eq!(
-            all.iter().any(Option::is_some),
-            fixture.expect == "partial",
-            "{}: {all:?}",
-            fixture.name
-        );
-    }
+fn a_partial_conversion_leaves_the_refused_block() {
+    let codes = codes(&fixture("deberta_v2__ts17_eager")).unwrap();
+    assert_eq!(codes, [[Some("R-TOKEN-MIXING"), None]]);
 }
 
 /// Operators of a model as ONNX Runtime runs it.

@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
             Err(e) => wrong.push(format!("{}: {e}", entry.file)),
         }
     }
-    for folder in ["models", "golden"] {
+    for folder in ["models", "zoo", "golden"] {
         for item in fs::read_dir(dir.join(folder))? {
             let name = format!("{folder}/{}", item?.file_name().to_string_lossy());
             if !listed.contains(&name) {
@@ -58,7 +58,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Copies the files of the manifest from `from` (which holds `models/` and `golden/`, or the files themselves) and
+/// Copies the files of the manifest from `from` (which holds `models/`, `zoo/` and `golden/`, or the files themselves) and
 /// records their sums. Files that `from` does not have stay as they are.
 pub(crate) fn import(from: &Path) -> Result<()> {
     let dir = root().join("fixtures");

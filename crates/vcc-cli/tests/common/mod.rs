@@ -9,15 +9,19 @@
     reason = "helpers of tests; each test uses some"
 )]
 
+pub(crate) mod record;
+pub(crate) mod tolerance;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onnx_model::{Model, NewNode, NodeId, Tensor};
 use tempfile::NamedTempFile;
 use vcc_passes::pipeline::Hooks;
 use vcc_passes::{Conversion, EncoderOptions, Error, Form, Request};
 use vcc_run::{
-    Array, Data, Inputs, Outputs, Padding, PortInfo, RandomOptions, Runtime, Session,
+    Array, Data, Inputs, Optimization, Outputs, Padding, PortInfo, RandomOptions, Runtime, Session,
     SessionOptions, find_ops_library, random_inputs,
 };
 
@@ -44,6 +48,68 @@ pub(crate) struct Fixture {
     pub(crate) max_length: Option<usize>,
     pub(crate) length: Option<usize>,
     pub(crate) batch: Option<usize>,
+    /// `a` and `b` of inputs that have `a n + b` elements for `n` tokens (sound, pictures).
+    pub(crate) samples: Option<(usize, usize)>,
+    /// One of many that are checked in less depth.
+    pub(crate) in_zoo: bool,
+}
+
+impl Fixture {
+    pub(crate) fn is_refused(&self) -> bool {
+        self.expect.starts_with("refuse:")
+    }
+
+    /// How many tokens inputs of that length have: where the model fixes the number, that many.
+    pub(crate) fn tokens(&self, length: usize) -> usize {
+        self.length.unwrap_or(length)
+    }
+
+    /// Random inputs with that many tokens; sizes that the model fixes are left at their value.
+    pub(crate) fn inputs(&self, ports: &[PortInfo], options: RandomOptions) -> Inputs {
+        let tokens = options.length;
+        let options = RandomOptions {
+            batch: self.batch.unwrap_or(options.batch),
+            length: self.samples.map_or(tokens, |(a, b)| a * tokens + b),
+            ..options
+        };
+        random_inputs(ports, &options).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+}
+
+/// Every model of the manifest and every golden original.
+pub(crate) fn everything() -> Vec<Fixture> {
+    let mut all = manifest();
+    let golden = std::fs::read_dir(fixtures().join("golden")).unwrap();
+    let paths = golden.map(|e| e.unwrap().path());
+    let names = paths
+        .filter(|p| p.extension().is_some_and(|e| e == "onnx"))
+        .map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned());
+    all.extend(names.map(|name| fixture(&name)));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+/// Does the work for every model on all processors; returns what it complains about, in the models' order.
+pub(crate) fn complaints(
+    models: &[Fixture],
+    work: impl Fn(&Fixture) -> Vec<String> + Sync,
+) -> Vec<String> {
+    let next = AtomicUsize::new(0);
+    let some = || -> Vec<(usize, Vec<String>)> {
+        let mine = std::iter::from_fn(|| {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            models.get(i).map(|model| (i, work(model)))
+        });
+        mine.collect()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+        let results = threads.into_iter().map(|t| t.join().unwrap());
+        results.flatten().collect::<Vec<_>>()
+    });
+    all.sort();
+    all.into_iter().flat_map(|(_, texts)| texts).collect()
 }
 
 /// Every model of the manifest; the originals of the golden cases are not among them.
@@ -57,14 +123,21 @@ pub(crate) fn manifest() -> Vec<Fixture> {
         .map(|m| {
             let number = |key: &str| m.get(key).map(|v| v.as_integer().unwrap());
             let size = |key: &str| number(key).map(|v| usize::try_from(v).unwrap());
+            let samples = m.get("samples").map(|pair| {
+                let of = |i: usize| usize::try_from(pair[i].as_integer().unwrap()).unwrap();
+                (of(0), of(1))
+            });
+            let file = m["file"].as_str().unwrap();
             Fixture {
                 name: m["name"].as_str().unwrap().to_owned(),
-                path: fixtures().join(m["file"].as_str().unwrap()),
+                path: fixtures().join(file),
                 expect: m["expect"].as_str().unwrap().to_owned(),
                 vocab: number("vocab").unwrap_or(100),
                 max_length: size("max_length"),
                 length: size("length"),
                 batch: size("batch"),
+                samples,
+                in_zoo: file.starts_with("zoo/"),
             }
         })
         .collect()
@@ -86,8 +159,25 @@ pub(crate) fn fixture(name: &str) -> Fixture {
                 max_length: Some(288),
                 length: None,
                 batch: None,
+                samples: None,
+                in_zoo: false,
             }
         })
+}
+
+/// The codes of the refusals of each stream's blocks; none for a block that can be converted.
+pub(crate) fn codes(model: &Fixture) -> Result<Vec<Vec<Option<&'static str>>>, Error> {
+    let mut hooks = Hooks {
+        verify_each: true,
+        after: &mut |_, _| {},
+        stop_after: Some("blocks"),
+    };
+    let original = Model::open(&model.path).unwrap();
+    let stopped = vcc_passes::convert(original, Request::default(), Form::Functions, &mut hooks)?;
+    let of_block = |b: &token_axes::Block| b.axes.as_ref().err().map(|r| r.code.as_str());
+    let streams = stopped.analysis.unwrap().streams;
+    let of_stream = |s: &token_axes::Stream| s.blocks.iter().map(of_block).collect();
+    Ok(streams.iter().map(of_stream).collect())
 }
 
 /// The options `key=value` of the command line, separated by blanks.
@@ -142,8 +232,24 @@ pub(crate) fn open(name: &str, bytes: &[u8], engine: Engine) -> Session {
 }
 
 pub(crate) fn open_with(name: &str, bytes: &[u8], engine: Engine, threads: usize) -> Session {
+    open_as(name, bytes, engine, threads, Optimization::All)
+}
+
+/// With one thread and as far optimised as that.
+pub(crate) fn open_at(name: &str, bytes: &[u8], engine: Engine, at: Optimization) -> Session {
+    open_as(name, bytes, engine, 1, at)
+}
+
+fn open_as(
+    name: &str,
+    bytes: &[u8],
+    engine: Engine,
+    threads: usize,
+    optimization: Optimization,
+) -> Session {
     let options = SessionOptions {
         threads,
+        optimization,
         ops_library: (engine == Engine::Library).then(library),
         ..Default::default()
     };
@@ -190,6 +296,20 @@ pub(crate) fn relative(a: &[f64], b: &[f64]) -> f64 {
     }
 }
 
+/// [`relative`] of two arrays, infinite if they are of different shape or type. A single logit comes out near 0 at times; it is measured
+/// against its usual size.
+pub(crate) fn difference(a: &Array, b: &Array) -> f64 {
+    if a.shape() != b.shape() || a.element_type() != b.element_type() {
+        return f64::INFINITY;
+    }
+    let (mut x, mut y) = (a.data().to_f64s(), b.data().to_f64s());
+    if a.shape().last() == Some(&1) {
+        x.push(0.01);
+        y.push(0.01);
+    }
+    relative(&x, &y)
+}
+
 /// The same file with more graph outputs: values of that name, tensors of that ONNX data type.
 ///
 /// Repeated occurrences of a message field are merged by every protobuf reader, so a second `graph` that holds only outputs
@@ -229,7 +349,7 @@ pub(crate) fn three(
         ids: (2, model.vocab),
         ..RandomOptions::default()
     };
-    random_inputs(ports, &options).unwrap()
+    model.inputs(ports, options)
 }
 
 /// The model with attentions that look at few tokens. Random weights make every token look at all tokens alike, and then no mistake of
