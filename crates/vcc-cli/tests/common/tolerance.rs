@@ -66,7 +66,7 @@ fn is_quantised(node: &Node) -> bool {
 }
 
 /// By how much the outputs change when every weight moves by up to `2^exponent` of it: the largest change of two tries.
-fn sensitivity(
+pub(crate) fn sensitivity(
     name: &str,
     model: &[u8],
     runs: &[(&Inputs, &Outputs)],
