@@ -15,7 +15,7 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::record::record;
+use common::record::record_full_budget;
 use common::tolerance::Precision;
 use common::{
     Engine, Fixture, Rng, codes, convert, difference, everything, open_at, run, try_convert,
@@ -53,14 +53,14 @@ fn check(model: &Fixture) -> Result<(), Failed> {
     if !is_as_expected {
         return Err(format!("{} is expected, the blocks are {codes:?}", model.expect).into());
     }
-    let errors = match model.expect.strip_prefix("refuse:") {
+    let error = match model.expect.strip_prefix("refuse:") {
         Some(code) => {
             is_refused(model, code)?;
             None
         }
         None => Some(at_full_budget(model)?),
     };
-    record(&model.name, &codes, errors);
+    record_full_budget(&model.name, &codes, error);
     Ok(())
 }
 
@@ -168,8 +168,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// The largest error and its limit, if all is well.
-    fn verdict(mut self) -> Result<(f64, f64), Failed> {
+    /// The largest error, if all is well.
+    fn verdict(mut self) -> Result<f64, Failed> {
         if 2 * self.close < self.runs && self.optimization == Optimization::Off {
             self.wrong.push(format!(
                 "only {} of {} runs are close",
@@ -177,7 +177,7 @@ impl Comparison<'_> {
             ));
         }
         if self.wrong.is_empty() {
-            return Ok((self.worst, self.limit));
+            return Ok(self.worst);
         }
         let more = self.wrong.len().saturating_sub(8);
         self.wrong.truncate(8);
@@ -245,8 +245,8 @@ fn cases(model: &Fixture, original: &Session, lengths: &[usize]) -> Vec<Case> {
     cases
 }
 
-/// The largest error at full budget and its limit.
-fn at_full_budget(model: &Fixture) -> Result<(f64, f64), Failed> {
+/// The largest error at full budget.
+fn at_full_budget(model: &Fixture) -> Result<f64, Failed> {
     let bytes = std::fs::read(&model.path)?;
     let precision = Precision::of(&Model::open(&model.path)?);
     let optimization = precision.optimization();

@@ -9,8 +9,14 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Engine, Fixture, Rng, convert, fixture, i64s, open, relative, run, with_outputs};
+use common::record::record_small_budget;
+use common::tolerance::Precision;
+use common::{
+    Engine, Fixture, Rng, complaints, convert, difference, everything, fixture, i64s, open,
+    open_at, relative, run, with_outputs,
+};
 use onnx_model::{DataType, Model, Node};
 use vcc_core::reference::{Rows, Tree, select};
 use vcc_passes::Form;
@@ -197,6 +203,167 @@ fn engines_agree() {
         }
     }
     assert!(20 * ties <= runs, "{ties} of {runs} runs differ");
+}
+
+/// A ladder, the number of VIP slots, and what is refined at each level: so many segments, or that part of them in percent.
+struct Budget {
+    options: &'static str,
+    vips: usize,
+    ladder: &'static [usize],
+    refine: &'static [i64],
+}
+
+const BUDGETS: [Budget; 2] = [
+    Budget {
+        options: "vip=first:2 ladder=8,1 refine=1",
+        vips: 2,
+        ladder: &[8, 1],
+        refine: &[1],
+    },
+    Budget {
+        options: "vip=first:1 ladder=8,4,1 refine=50%,1",
+        vips: 1,
+        ladder: &[8, 4, 1],
+        refine: &[-50, 1],
+    },
+];
+
+impl Budget {
+    /// The rows that blocks work on, by its definition.
+    fn rows(&self, n: usize) -> usize {
+        let vips = self.vips.clamp(1, n);
+        let mut segments = (n - vips).div_ceil(self.ladder[0]).max(1);
+        let mut rows = vips;
+        for (sizes, &refine) in self.ladder.windows(2).zip(self.refine) {
+            let refined = match usize::try_from(refine) {
+                Ok(number) => number.min(segments),
+                Err(_) => (segments * refine.unsigned_abs() as usize).div_ceil(100),
+            };
+            rows += segments - refined;
+            segments = refined * (sizes[0] / sizes[1]);
+        }
+        rows + segments
+    }
+}
+
+/// The names of the lists of rows that blocks end with, and of the VIP slots.
+fn row_lists(model: &[u8]) -> (Vec<String>, String) {
+    let parsed = Model::from_bytes(model.to_vec().into(), None).unwrap();
+    let graph = &parsed.graph;
+    let nodes = graph.node_ids().map(|id| graph.node(id));
+    let ends: Vec<&Node> = nodes.filter(|n| n.op_type == "VccDecompress").collect();
+    let name = |n: &Node, i: usize| graph.value(n.inputs[i].unwrap()).name.clone();
+    let mut items: Vec<String> = ends.iter().map(|n| name(n, 3)).collect();
+    items.sort();
+    items.dedup();
+    (items, name(ends[0], 5))
+}
+
+/// Every fixture that converts, with few rows: as many as were asked for, finite outputs, the same from library, bodies and inlined bodies.
+#[test]
+fn every_fixture() {
+    let mut models = everything();
+    models.retain(|m| !m.is_refused());
+    let (runs, ties) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let wrong = complaints(&models, |model| {
+        let mut compared = Compared::default();
+        for budget in &BUDGETS {
+            compared.at(model, budget);
+        }
+        record_small_budget(&model.name, compared.worst);
+        runs.fetch_add(compared.runs, Ordering::Relaxed);
+        ties.fetch_add(compared.ties, Ordering::Relaxed);
+        compared.wrong
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let (runs, ties) = (runs.into_inner(), ties.into_inner());
+    println!("{ties} near-ties in {runs} runs");
+    assert!(20 * ties <= runs, "{ties} of {runs} runs differ");
+}
+
+#[derive(Default)]
+struct Compared {
+    /// The largest difference of two forms, near-ties apart.
+    worst: f64,
+    runs: usize,
+    ties: usize,
+    wrong: Vec<String>,
+}
+
+impl Compared {
+    fn at(&mut self, model: &Fixture, budget: &Budget) {
+        let name = &model.name;
+        let original = std::fs::read(&model.path).unwrap();
+        let precision = Precision::of(&Model::open(&model.path).unwrap());
+        let open = |bytes: &[u8], engine| open_at(name, bytes, engine, precision.optimization());
+        let functions = convert(&model.path, budget.options, Form::Functions);
+        let inline = convert(&model.path, budget.options, Form::Inline);
+        let (items, vote) = row_lists(&functions);
+        let mut shown: Vec<(&str, i32)> = items
+            .iter()
+            .map(|n| (n.as_str(), DataType::Int64 as i32))
+            .collect();
+        shown.push((&vote, DataType::Bool as i32));
+        let mut library = open(&with_outputs(&functions, &shown), Engine::Library);
+        let mut others = [
+            ("bodies", open(&functions, Engine::Bodies)),
+            ("inlined", open(&inline, Engine::Bodies)),
+        ];
+        let mut original_session = open(&original, Engine::Bodies);
+        let has_mask = library.inputs().iter().any(|p| p.name.contains("mask"));
+        let paddings = [Padding::None, Padding::Left, Padding::EmptyRow];
+        for padding in &paddings[..if has_mask { 3 } else { 1 }] {
+            let options = RandomOptions {
+                batch: 3,
+                length: 60,
+                ids: (2, model.vocab),
+                padding: *padding,
+                ..Default::default()
+            };
+            let inputs = model.inputs(library.inputs(), options);
+            let what = format!("{name}, {}, {padding:?}", budget.options);
+            let expected = run(&mut original_session, &inputs);
+            let a = run(&mut library, &inputs);
+            for items in &items {
+                let rows = a.get(&vote).unwrap().shape()[1] + a.get(items).unwrap().shape()[1];
+                let asked = budget.rows(model.tokens(60));
+                if rows != asked {
+                    self.wrong
+                        .push(format!("{what}: {rows} rows instead of {asked}"));
+                }
+            }
+            for (form, other) in &mut others {
+                self.runs += 1;
+                let b = run(other, &inputs);
+                let mut error = 0.0f64;
+                for (output, y) in b.iter() {
+                    let is_finite = |x: &Array| x.data().to_f64s().iter().all(|x| x.is_finite());
+                    if is_finite(expected.get(output).unwrap()) && !is_finite(y) {
+                        self.wrong
+                            .push(format!("{what}, {form}: {output} is not finite"));
+                    }
+                    error = error.max(difference(a.get(output).unwrap(), y));
+                }
+                let runs = [(&inputs, &expected)];
+                let tolerance = match precision {
+                    Precision::Single => 1e-5,
+                    Precision::Half => 2e-3,
+                    Precision::Quantised => precision.limit(name, &original, &runs),
+                };
+                if error <= tolerance {
+                    self.worst = self.worst.max(error);
+                } else if precision == Precision::Single
+                    && smallest_gap(name, &functions, &inputs) < 1e-5
+                {
+                    self.ties += 1;
+                } else {
+                    self.wrong.push(format!(
+                        "{what}: the library and {form} differ by {error:.1e}"
+                    ));
+                }
+            }
+        }
+    }
 }
 
 fn vip_mask(

@@ -4,14 +4,24 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Blocks by what becomes of them, and the largest differences at full budget.
-pub(crate) fn record(model: &str, codes: &[Vec<Option<&'static str>>], errors: Option<(f64, f64)>) {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("zoo");
-    std::fs::create_dir_all(&folder).unwrap();
-    let errors = errors.map_or(
-        Value::Null,
-        |(error, limit)| json!({"error": error, "limit": limit}),
+/// The code of each block's refusal, null if it converts; the largest error at full budget if it was compared.
+pub(crate) fn record_full_budget(model: &str, codes: &[Vec<Option<&str>>], error: Option<f64>) {
+    record(
+        "full",
+        model,
+        &json!({"blocks": codes.concat(), "error": error}),
     );
-    let measured = json!({"blocks": codes.concat(), "full_budget": errors});
+}
+
+/// The largest difference between two forms at small budgets.
+pub(crate) fn record_small_budget(model: &str, error: f64) {
+    record("small", model, &json!({"error": error}));
+}
+
+fn record(kind: &str, model: &str, measured: &Value) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("zoo")
+        .join(kind);
+    std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(format!("{model}.json")), measured.to_string()).unwrap();
 }
