@@ -1,6 +1,6 @@
 //! What the passes hand to each other.
 
-use crate::canonical::{StandIn, TakenApart};
+use crate::canonical::{CodePair, StandIn, TakenApart};
 use crate::hoist::Tables;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
@@ -52,6 +52,8 @@ pub struct Conversion {
     pub(crate) taken_apart: Vec<TakenApart>,
     /// Operators that stand for softmaxes that are written out.
     pub(crate) stand_ins: Vec<StandIn>,
+    /// Where quantised sums have their numbers.
+    pub(crate) code_pairs: Vec<CodePair>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
     pub(crate) biases: BTreeMap<NodeId, (ValueId, DataType)>,
 }
@@ -73,6 +75,7 @@ impl Conversion {
             tables: Tables::default(),
             taken_apart: Vec::new(),
             stand_ins: Vec::new(),
+            code_pairs: Vec::new(),
             biases: BTreeMap::new(),
         }
     }

@@ -5,7 +5,7 @@
 //! a meaning of its own there, which the products do not have. The mask is spread over the query axis, since that operator
 //! does not broadcast it there. Other fused attentions stay apart.
 
-use crate::canonical::{Mask, StandIn, TakenApart};
+use crate::canonical::{self, Mask, StandIn, TakenApart};
 use crate::conversion::Conversion;
 use crate::emit::{Emit, Size};
 use crate::error::Error;
@@ -20,6 +20,9 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             .flat_map(|s| &s.instances)
             .any(|i| i.node == stand_in.node);
         put_originals_back(&mut c.model.graph, &stand_in, rewritten);
+    }
+    for pair in std::mem::take(&mut c.code_pairs) {
+        canonical::join(&mut c.model.graph, &pair);
     }
     for fused in std::mem::take(&mut c.taken_apart) {
         let mut e = Emit::new(&mut c.model.graph, opset, "vcc/fused");

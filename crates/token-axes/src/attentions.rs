@@ -1,4 +1,5 @@
-//! Softmaxes that may be attentions': those whose input comes from a product of two computed values.
+//! Softmaxes that may be attentions': those whose input comes from a product of two computed values. Fused attentions that
+//! could not be taken apart stand for their softmax, so that their block is found, and refused for what they are.
 
 use crate::dim::Samples;
 use crate::reach::reads_shape_only;
@@ -22,8 +23,14 @@ pub(crate) struct Attention {
 pub(crate) fn find(graph: &Graph, samples: &Samples) -> Vec<Attention> {
     graph
         .node_ids()
-        .filter(|&id| graph.node(id).op_type == "Softmax")
         .filter_map(|softmax| {
+            let node = graph.node(softmax);
+            if is_fused(node) {
+                return fused(softmax, node);
+            }
+            if node.op_type != "Softmax" {
+                return None;
+            }
             let products = products_before(graph, samples, softmax);
             (!products.is_empty()).then(|| Attention {
                 softmax,
@@ -32,6 +39,33 @@ pub(crate) fn find(graph: &Graph, samples: &Samples) -> Vec<Attention> {
             })
         })
         .collect()
+}
+
+/// Whether a node is an attention in one operator.
+pub(crate) fn is_fused(node: &Node) -> bool {
+    let op = node.op_type.as_str();
+    match node.domain.as_str() {
+        "" => op == "Attention",
+        "com.microsoft" => op.ends_with("Attention"),
+        _ => false,
+    }
+}
+
+fn fused(id: NodeId, node: &Node) -> Option<Attention> {
+    let query = node.inputs.first().copied().flatten()?;
+    let key = node.inputs.get(1).copied().flatten();
+    // With packed projections input 1 is a weight, or missing.
+    let packed = matches!(
+        node.op_type.as_str(),
+        "Attention" | "QAttention" | "PackedAttention"
+    );
+    let packed = packed && !node.domain.is_empty();
+    let key = key.filter(|_| !packed).unwrap_or(query);
+    Some(Attention {
+        softmax: id,
+        products: vec![[query, key]],
+        results: node.outputs.iter().flatten().copied().collect(),
+    })
 }
 
 fn products_before(graph: &Graph, samples: &Samples, softmax: NodeId) -> Vec<[ValueId; 2]> {
@@ -129,8 +163,12 @@ fn results_of(graph: &Graph, softmax: NodeId) -> Vec<ValueId> {
 
 /// The operands of a product, if neither is a weight.
 fn operands(graph: &Graph, product: &Node) -> Option<[ValueId; 2]> {
-    let mut inputs = product.inputs.iter().flatten().copied();
-    let (a, b) = (inputs.next()?, inputs.next()?);
+    let second = match product.op_type.as_str() {
+        "QLinearMatMul" | "QGemm" => 3,
+        _ => 1,
+    };
+    let input = |i: usize| product.inputs.get(i).copied().flatten();
+    let (a, b) = (input(0)?, input(second)?);
     (!is_weight(graph, a) && !is_weight(graph, b)).then_some([a, b])
 }
 
@@ -143,6 +181,10 @@ pub(crate) fn is_product(op: &str) -> bool {
             | "MatMulInteger"
             | "MatMulIntegerToFloat"
             | "QLinearMatMul"
+            | "QGemm"
+            | "DynamicQuantizeMatMul"
+            | "MatMulNBits"
+            | "MatMulBnb4"
             | "Gemm"
     )
 }

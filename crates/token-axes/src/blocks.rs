@@ -12,7 +12,7 @@ use crate::flow::describe;
 use crate::masks;
 use crate::reach::{Reach, reads_shape_only};
 use crate::refusal::{Code, Refusal};
-use onnx_model::{Graph, Model, NodeId, ValueId};
+use onnx_model::{DataType, Graph, Model, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One block of a stream.
@@ -235,8 +235,26 @@ fn split(
         .windows(2)
         .map(|w| reach.between(graph, w[0], w[1]))
         .collect();
-    let starts: Vec<usize> = (0..segments.len())
+    let attended: Vec<usize> = (0..segments.len())
         .filter(|&i| segments[i].iter().any(|n| softmaxes.contains(n)))
+        .collect();
+    // A stream is compressed as numbers: where it goes on as codes a block begins, or ends, at the numbers before them.
+    let before_codes = |mut cut: usize, first: usize| {
+        let place = cut;
+        while cut > first && is_codes(samples, chain[cut]) {
+            cut -= 1;
+        }
+        if is_codes(samples, chain[cut]) {
+            place
+        } else {
+            cut
+        }
+    };
+    let starts: Vec<usize> = (attended.iter().enumerate())
+        .map(|(k, &i)| {
+            let before = k.checked_sub(1).and_then(|p| attended.get(p));
+            before_codes(i, before.map_or(0, |b| b + 1))
+        })
         .collect();
     let mut blocks = Vec::new();
     for (k, &start) in starts.iter().enumerate() {
@@ -245,8 +263,14 @@ fn split(
             k.checked_sub(1).and_then(|p| starts.get(p)),
         ) {
             (Some(&next), _) => next,
-            (None, Some(&previous)) => (start + (start - previous)).min(segments.len()),
-            (None, None) => single_block_end(graph, &segments, start),
+            (None, Some(&previous)) => {
+                let end = (start + (start - previous)).min(segments.len());
+                before_codes(end, attended[k] + 1)
+            }
+            (None, None) => before_codes(
+                single_block_end(graph, &segments, attended[k]),
+                attended[k] + 1,
+            ),
         };
         let core: Vec<NodeId> = segments[start..end].concat();
         let (input, output) = (chain[start], chain[end]);
@@ -272,6 +296,16 @@ fn split(
     blocks
 }
 
+/// Whether a value holds integers, as quantised numbers.
+fn is_codes(samples: &Samples, value: ValueId) -> bool {
+    samples.dtype(value).is_some_and(|d| {
+        !matches!(
+            d,
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
+        )
+    })
+}
+
 /// A softmax over a number of keys that is neither the number of its queries nor the length of any input: each query sees a
 /// window of the tokens.
 fn windowed_attention(
@@ -281,6 +315,9 @@ fn windowed_attention(
     all: &BTreeSet<NodeId>,
 ) -> Option<Refusal> {
     let shape = |id: NodeId| samples.shape(graph.node(id).outputs.first().copied().flatten()?);
+    if own.iter().any(|&id| graph.node(id).op_type != "Softmax") {
+        return None;
+    }
     // A softmax of unknown shape is judged by its like.
     let like = if own.iter().any(|&id| shape(id).is_none()) {
         all
@@ -294,7 +331,10 @@ fn windowed_attention(
         .filter_map(|&v| samples.shape(v))
         .flatten()
         .collect();
-    like.iter().find_map(|&id| {
+    let softmaxes = like
+        .iter()
+        .filter(|&&id| graph.node(id).op_type == "Softmax");
+    softmaxes.into_iter().find_map(|&id| {
         let node = graph.node(id);
         let shape = shape(id)?;
         let (keys, others) = shape.split_last()?;

@@ -11,8 +11,10 @@ mod attention;
 mod elementwise;
 mod movement;
 mod products;
+mod quantised;
 mod reductions;
 
+use crate::attentions::is_fused;
 use crate::dim::{Dim, Samples};
 use crate::layout::{Axis, Layout, axis_size, has_batch, has_tokens, varies};
 use crate::refusal::{Code, Refusal};
@@ -145,36 +147,6 @@ impl<'a> Site<'a> {
                 Code::UnknownOp,
                 format!("Its input {index} does not come from the block's input."),
             )),
-        }
-    }
-
-    /// The layout of the numbers that a core input holds in quantised form, with its zero point at another input. Weights that
-    /// a softmax left stay weights behind a quantisation: 0 becomes the zero point, and comes back from the same one as 0.
-    pub(crate) fn dequantised(
-        &self,
-        index: usize,
-        zero_point: Option<ValueId>,
-    ) -> Result<Layout, Refusal> {
-        let layout = self.core_operand(index)?;
-        let producer = self
-            .input(index)
-            .and_then(|v| self.graph.value(v).producer());
-        let Some(quantiser) = producer.map(|(id, _)| self.graph.node(id)) else {
-            return Ok(layout);
-        };
-        let at = |values: &[Option<ValueId>]| values.get(2).copied().flatten();
-        let zero = match quantiser.op_type.as_str() {
-            "QuantizeLinear" => at(&quantiser.inputs),
-            "DynamicQuantizeLinear" => at(&quantiser.outputs),
-            _ => return Ok(layout),
-        };
-        let number = |v: Option<ValueId>| v.map_or(Some(0.0), |v| self.one_number(v));
-        let same =
-            zero == zero_point || number(zero).is_some_and(|z| number(zero_point) == Some(z));
-        let numbers = quantiser.inputs.first().copied().flatten();
-        match numbers.and_then(|v| self.core.get(&v)) {
-            Some(before) if same => Ok(before.clone()),
-            _ => Ok(layout),
         }
     }
 
@@ -375,9 +347,12 @@ pub fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
     }
     match (site.node.domain.as_str(), op) {
         ("" | "com.microsoft", op) if elementwise::knows(op) => elementwise::apply(site),
-        ("", "MatMul" | "MatMulInteger" | "Gemm" | "Einsum" | "Conv")
-        | ("com.microsoft", "FusedMatMul" | "MatMulIntegerToFloat") => products::apply(site),
+        ("", "MatMul" | "Gemm" | "Einsum" | "Conv") | ("com.microsoft", "FusedMatMul") => {
+            products::apply(site)
+        }
+        ("" | "com.microsoft", op) if quantised::knows(op) => quantised::apply(site),
         ("", "Softmax") => attention::softmax(site),
+        _ if is_fused(site.node) => Err(attention::fused(site)),
         ("", op) if movement::knows(op) => movement::apply(site),
         ("" | "com.microsoft", op) if reductions::knows(op) => reductions::apply(site),
         _ => Err(site.refuse(

@@ -54,7 +54,7 @@ pub(super) fn take_apart(
     };
     heads::attend(
         e,
-        dtype,
+        (dtype, dtype),
         (id, node),
         &Heads {
             query,

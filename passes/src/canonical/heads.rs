@@ -12,7 +12,11 @@ pub(super) struct Heads {
     pub(super) scale: f64,
 }
 
-/// A mask of an attention.
+/// The data type of scores and masks of the operators of com.microsoft: they compute in it whatever their inputs are. In a
+/// narrower one a mask of -10000 would round the scores under it away, and two masks would be -inf.
+pub(super) const SCORES: DataType = DataType::Float;
+
+/// A mask of an attention, in the data type of the scores.
 pub(super) enum MaskValue {
     Added(ValueId),
     Condition(ValueId),
@@ -41,10 +45,20 @@ fn join(e: &mut Emit<'_>, value: ValueId, channels: i64) -> ValueId {
     )
 }
 
-/// Emits products and softmax and puts the fused node aside. `channels`: the output is `[B, n, channels]`, not per head.
+/// An attention bias in the data type of the scores.
+pub(super) fn added(e: &mut Emit<'_>, bias: ValueId, dtype: DataType) -> MaskValue {
+    MaskValue::Added(as_type(e, bias, dtype, SCORES))
+}
+
+fn as_type(e: &mut Emit<'_>, value: ValueId, from: DataType, to: DataType) -> ValueId {
+    if from == to { value } else { e.cast(value, to) }
+}
+
+/// Emits products and softmax and puts the fused node aside. `types`: of the operands, and of the scores. `channels`: the
+/// output is `[B, n, channels]`, not per head.
 pub(super) fn attend(
     e: &mut Emit<'_>,
-    dtype: DataType,
+    (dtype, scores_type): (DataType, DataType),
     (id, node): (NodeId, &Node),
     heads: &Heads,
     masks: &[MaskValue],
@@ -55,13 +69,14 @@ pub(super) fn attend(
     let scale = e.float(dtype, heads.scale);
     let query = e.op("Mul", &[heads.query, scale], &[]);
     let key = e.transpose(heads.key, &[0, 1, 3, 2]);
-    let mut scores = e.op("MatMul", &[query, key], &[]);
+    let product = e.op("MatMul", &[query, key], &[]);
+    let mut scores = as_type(e, product, dtype, scores_type);
     let mut nodes = Vec::new();
     for mask in masks {
         scores = match mask {
             MaskValue::Added(mask) => e.op("Add", &[scores, *mask], &[]),
             MaskValue::Condition(condition) => {
-                let blocked = e.float(dtype, f64::NEG_INFINITY);
+                let blocked = e.float(scores_type, f64::NEG_INFINITY);
                 e.op("Where", &[*condition, scores, blocked], &[])
             }
         };
@@ -73,6 +88,7 @@ pub(super) fn attend(
     }
     let weights = e.op("Softmax", &[scores], &[("axis", AttrValue::Int(-1))]);
     let (softmax, _) = e.graph.value(weights).producer()?;
+    let weights = as_type(e, weights, scores_type, dtype);
     let mut result = e.op("MatMul", &[weights, heads.value], &[]);
     if let Some(channels) = channels {
         result = join(e, result, channels);

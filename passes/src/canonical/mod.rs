@@ -1,6 +1,7 @@
 //! Pass `canonical`: takes fused attentions apart into projections, products and a softmax, and residual norms that carry the
 //! stream (SkipLayerNormalization with its sum as an output) into an addition and a norm. The other way round, one operator
-//! stands for a softmax that is written out. An If that always takes the same branch becomes that branch.
+//! stands for a softmax that is written out. An If that always takes the same branch becomes that branch. A QLinearSoftmax becomes
+//! a softmax on numbers, and a quantised residual stream has its numbers between two ways to codes.
 //!
 //! The analysis, the count bias and selection need the scores before the softmax. The fused operators are kept aside and put
 //! back by pass `restore`: in blocks that were left alone as they were, in rewritten blocks those of ai.onnx, with their mask and
@@ -13,6 +14,7 @@ mod branches;
 mod heads;
 mod multi_head;
 mod packed;
+mod quantised;
 mod skip_norm;
 mod stand_ins;
 
@@ -20,6 +22,7 @@ use crate::conversion::Conversion;
 use crate::emit::Emit;
 use crate::error::Error;
 use onnx_model::{Graph, Node, NodeId, ValueId};
+pub(crate) use quantised::{CodePair, join};
 pub(crate) use stand_ins::StandIn;
 use token_axes::Samples;
 
@@ -83,6 +86,10 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             (_, "Attention") => c
                 .taken_apart
                 .extend(packed::take_apart(&mut e, &samples, id, &node)),
+            (_, "QLinearSoftmax") => c
+                .taken_apart
+                .extend(quantised::softmax(&mut e, &samples, id, &node)),
+            (_, "QLinearAdd") => c.code_pairs.extend(quantised::sum(&mut e, id, &node)),
             _ => skip_norm::take_apart(&mut e, &samples, id, &node),
         }
     }
@@ -91,7 +98,10 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 
 fn is_fused(node: &Node) -> bool {
     match (node.domain.as_str(), node.op_type.as_str()) {
-        ("", "Attention" | "If") | ("com.microsoft", "Attention" | "MultiHeadAttention") => true,
+        ("", "Attention" | "If")
+        | ("com.microsoft", "Attention" | "MultiHeadAttention" | "QLinearAdd" | "QLinearSoftmax") => {
+            true
+        }
         ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") => {
             node.outputs.get(3).copied().flatten().is_some()
         }

@@ -1,11 +1,11 @@
 //! com.microsoft MultiHeadAttention: query, key, value `[B, n, heads * size]`, bias of the three projections, key padding mask,
 //! attention bias.
 
-use super::heads::{self, Heads, MaskValue};
+use super::heads::{self, Heads, MaskValue, SCORES};
 use super::{TakenApart, input, one_output};
 use crate::emit::{Emit, Size};
 use onnx_model::{DataType, Node, NodeId, ValueId};
-use token_axes::Samples;
+use token_axes::{Dim, Samples};
 
 const BIAS: usize = 3;
 const KEY_PADDING: usize = 4;
@@ -55,13 +55,19 @@ pub(super) fn take_apart(
     if let Some(mask) = input(node, KEY_PADDING) {
         let filter = node.attr_float("mask_filter_value").unwrap_or(MASK_FILTER);
         masks.push(MaskValue::Added(key_padding(
-            e, samples, mask, dtype, filter,
+            e,
+            samples,
+            mask,
+            operands[1],
+            filter,
         )?));
     }
-    masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
+    if let Some(bias) = input(node, ATTENTION_BIAS) {
+        masks.push(heads::added(e, bias, dtype));
+    }
     heads::attend(
         e,
-        dtype,
+        (dtype, SCORES),
         (id, node),
         &Heads {
             query,
@@ -81,70 +87,66 @@ fn part(e: &mut Emit<'_>, vector: ValueId, from: i64, len: i64) -> ValueId {
     e.slice(vector, start, end, 0)
 }
 
-/// A mask as what is added to the scores, `[B, 1, 1, n]` or `[B, 1, n, n]`: 0 for valid tokens, the filter value for others.
+/// A mask as what is added to the scores of the keys in `keys` (`[B, n, channels]`), `[B, 1, 1, n]` or `[B, 1, n, n]`: 0 for valid
+/// tokens, the filter value for others.
 ///
 /// `[B, n]` (or with a query axis `[B, n, n]`) holds 0 and 1; `[B]` the number of valid tokens; `[2B]` the ends and then the
-/// starts of the valid tokens.
+/// starts of the valid tokens; `[3B + 2]` their number and then what is not needed here.
 pub(super) fn key_padding(
     e: &mut Emit<'_>,
     samples: &Samples,
     mask: ValueId,
-    dtype: DataType,
+    keys: ValueId,
     filter: f32,
 ) -> Option<ValueId> {
-    let valid = match samples.shape(mask)?.len() {
-        2 => {
-            let set = e.cast(mask, DataType::Bool);
-            e.unsqueeze(set, &[1, 2])
-        }
-        3 => {
-            let set = e.cast(mask, DataType::Bool);
-            e.unsqueeze(set, &[1])
-        }
+    let shape = samples.shape(mask)?;
+    let axes: &[i64] = match shape[..] {
+        [_] | [_, _] => &[1, 2],
+        [_, _, _] => &[1],
         _ => return None,
     };
-    let (keep, blocked) = (e.float(dtype, 0.0), blocked(e, dtype, filter));
+    let set = match shape[..] {
+        [entries] => mask_index(e, mask, entries, *samples.shape(keys)?.first()?, keys)?,
+        _ => e.cast(mask, DataType::Bool),
+    };
+    let valid = e.unsqueeze(set, axes);
+    let (keep, blocked) = (e.float(SCORES, 0.0), e.float(SCORES, f64::from(filter)));
     Some(e.op("Where", &[valid, keep, blocked], &[]))
 }
 
-/// The same for one number per batch row: `ends [B]`, or `ends` and `starts` `[2B]`, of `tokens` (a vector of one element).
-pub(super) fn mask_index(
+/// Which tokens `[B, n]` are valid by one or two numbers per batch row.
+fn mask_index(
     e: &mut Emit<'_>,
     index: ValueId,
-    batch: ValueId,
-    tokens: ValueId,
-    has_starts: bool,
-    dtype: DataType,
-    filter: f32,
-) -> ValueId {
+    entries: Dim,
+    rows: Dim,
+    keys: ValueId,
+) -> Option<ValueId> {
+    let has_starts = entries == Dim(rows.0.map(|b| b.saturating_mul(2)));
+    let cumulated = entries == Dim(rows.0.map(|b| b.saturating_mul(3).saturating_add(2)));
+    if entries != rows && !has_starts && !cumulated {
+        return None;
+    }
     let index = e.cast(index, DataType::Int64);
+    let (batch, tokens) = (e.dim(keys, 0), e.dim(keys, 1));
     let position = e.range(tokens);
     let position = e.unsqueeze(position, &[0]);
     let column =
         |e: &mut Emit<'_>, value: ValueId| e.reshape(value, &[Size::Const(-1), Size::Const(1)]);
-    let valid = if has_starts {
-        let (zero, most) = (e.ints(&[0]), e.ints(&[i64::MAX]));
-        let ends = e.slice(index, zero, batch, 0);
-        let starts = e.slice(index, batch, most, 0);
-        let (ends, starts) = (column(e, ends), column(e, starts));
-        let before_end = e.op("Less", &[position, ends], &[]);
-        let before_start = e.op("Less", &[position, starts], &[]);
-        let from_start = e.op("Not", &[before_start], &[]);
-        e.op("And", &[before_end, from_start], &[])
-    } else {
-        let ends = column(e, index);
-        e.op("Less", &[position, ends], &[])
-    };
-    let valid = e.unsqueeze(valid, &[1, 2]);
-    let (keep, blocked) = (e.float(dtype, 0.0), blocked(e, dtype, filter));
-    e.op("Where", &[valid, keep, blocked], &[])
-}
-
-/// What a masked score gets, still finite in the data type: a row of nothing but -inf has no softmax.
-fn blocked(e: &mut Emit<'_>, dtype: DataType, filter: f32) -> ValueId {
-    let lowest = match dtype {
-        DataType::Float16 => f64::from(half::f16::MIN),
-        _ => f64::from(f32::MIN),
-    };
-    e.float(dtype, f64::from(filter).max(lowest))
+    let mut ends = index;
+    if entries != rows {
+        let zero = e.ints(&[0]);
+        ends = e.slice(index, zero, batch, 0);
+    }
+    let ends = column(e, ends);
+    let before_end = e.op("Less", &[position, ends], &[]);
+    if !has_starts {
+        return Some(before_end);
+    }
+    let most = e.ints(&[i64::MAX]);
+    let starts = e.slice(index, batch, most, 0);
+    let starts = column(e, starts);
+    let before_start = e.op("Less", &[position, starts], &[]);
+    let from_start = e.op("Not", &[before_start], &[]);
+    Some(e.op("And", &[before_end, from_start], &[]))
 }

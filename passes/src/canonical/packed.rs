@@ -1,7 +1,7 @@
 //! com.microsoft Attention: the input with packed weights of the three projections.
 
-use super::heads::{self, Heads, MaskValue};
-use super::multi_head::{key_padding, mask_index};
+use super::heads::{self, Heads, MaskValue, SCORES};
+use super::multi_head::key_padding;
 use super::{TakenApart, input, one_output};
 use crate::emit::Emit;
 use onnx_model::{Node, NodeId};
@@ -57,23 +57,14 @@ pub(super) fn take_apart(
     let filter = node.attr_float("mask_filter_value").unwrap_or(MASK_FILTER);
     let mut masks = Vec::new();
     if let Some(mask) = input(node, MASK) {
-        let shape = samples.shape(mask)?;
-        let x_shape = samples.shape(x)?;
-        let rows_of_batch = *x_shape.first()?;
-        masks.push(MaskValue::Added(match shape[..] {
-            [rows] => {
-                // With a batch of one, 2 entries are an end and a start.
-                let has_starts = rows != rows_of_batch;
-                let (batch, tokens) = (e.dim(x, 0), e.dim(x, 1));
-                mask_index(e, mask, batch, tokens, has_starts, dtype, filter)
-            }
-            _ => key_padding(e, samples, mask, dtype, filter)?,
-        }));
+        masks.push(MaskValue::Added(key_padding(e, samples, mask, x, filter)?));
     }
-    masks.extend(input(node, ATTENTION_BIAS).map(MaskValue::Added));
+    if let Some(bias) = input(node, ATTENTION_BIAS) {
+        masks.push(heads::added(e, bias, dtype));
+    }
     heads::attend(
         e,
-        dtype,
+        (dtype, SCORES),
         (id, node),
         &Heads {
             query,

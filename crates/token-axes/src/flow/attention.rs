@@ -1,4 +1,4 @@
-//! The softmax of an attention, and softmaxes over features.
+//! The softmax of an attention, softmaxes over features, and why an attention in one operator is refused.
 
 use super::{Flow, Site};
 use crate::layout::{Role, has_batch, has_tokens};
@@ -52,4 +52,33 @@ pub(super) fn softmax(site: &Site<'_>) -> Result<Flow, Refusal> {
         softmax,
         ..Flow::default()
     })
+}
+
+/// Why an attention that was not taken apart is refused.
+pub(super) fn fused(site: &Site<'_>) -> Refusal {
+    let op = site.node.op_type.as_str();
+    let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
+    if flag("unidirectional") || flag("is_causal") {
+        return site.refuse(Code::Causal, format!("This {op} is causal."));
+    }
+    match op {
+        "GroupQueryAttention" | "SparseAttention" | "PagedAttention" => site.refuse(
+            Code::Causal,
+            format!("A {op} lets no token see a later one."),
+        ),
+        op if op.starts_with("Decoder") => {
+            site.refuse(Code::Causal, format!("{op} is an attention of decoders."))
+        }
+        "LongformerAttention" => site.refuse(
+            Code::BlockLocal,
+            "Its tokens see a window around them, and some all tokens.",
+        ),
+        _ => site.refuse(
+            Code::UnknownOp,
+            format!(
+                "This form of {op} (a cache, packed or quantised operands, or an option that is not known) cannot be \
+                 taken apart into products and a softmax."
+            ),
+        ),
+    }
 }

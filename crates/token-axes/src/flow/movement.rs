@@ -32,7 +32,7 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         "Reshape" => reshape(site, Some(ShapeOperand::Reshape)),
         "Flatten" | "Squeeze" | "Unsqueeze" => reshape(site, None),
         "Expand" => expand(site),
-        "Concat" => concat(site),
+        "Concat" => concat(site, &Vec::from_iter(0..site.node.inputs.len())),
         "Split" => split(site),
         "Slice" => slice(site),
         "Gather" => gather(site),
@@ -130,17 +130,19 @@ fn expand(site: &Site<'_>) -> Result<Flow, Refusal> {
     })
 }
 
-fn concat(site: &Site<'_>) -> Result<Flow, Refusal> {
-    if site.node.inputs.len() == 1 {
-        let layout = site.core_operand(0)?;
+/// The given inputs are joined.
+pub(super) fn concat(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refusal> {
+    if let [only] = *inputs {
+        let layout = site.core_operand(only)?;
         return Ok(Flow {
-            links: site.same_axes(&layout, 0),
+            links: site.same_axes(&layout, only),
             outputs: site.all_outputs(layout),
             ..Flow::default()
         });
     }
-    let operands: Vec<(usize, Operand)> = (0..site.node.inputs.len())
-        .map(|i| Ok((i, site.operand(i)?)))
+    let operands: Vec<(usize, Operand)> = inputs
+        .iter()
+        .map(|&i| Ok((i, site.operand(i)?)))
         .collect::<Result<_, Refusal>>()?;
     let rank = operands.iter().map(|(_, o)| o.rank()).max().unwrap_or(0);
     let axis = site.axis(site.node.attr_int("axis").unwrap_or(0), rank)?;

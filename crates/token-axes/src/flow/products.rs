@@ -13,45 +13,7 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         "Conv" => conv(site),
         "Gemm" => gemm(site),
         "Einsum" => einsum(site),
-        "MatMulInteger" | "MatMulIntegerToFloat" => {
-            let mut flow = matmul(site, false, false)?;
-            // Scales, zero points, bias: numbers, or one per output feature.
-            for i in 2..site.node.inputs.len() {
-                if site.is_core(i) {
-                    let layout = site.core_operand(i)?;
-                    if !layout.0.is_empty() {
-                        return Err(
-                            site.refuse(Code::UnknownOp, "A quantisation parameter per token.")
-                        );
-                    }
-                } else {
-                    // The zero point of A is one number, what else there is belongs to the output's channels.
-                    let whole = flow
-                        .outputs
-                        .first()
-                        .map(|(_, l)| l.clone())
-                        .unwrap_or_default();
-                    let one_number = site.operand(i)?.is_one_number();
-                    if i == 2 && !one_number {
-                        return Err(site.refuse(Code::UnknownOp, "A zero point per token."));
-                    }
-                    parameters(site, i..i + 1, Some(&whole))?;
-                }
-            }
-            flow.outputs.truncate(1);
-            Ok(flow)
-        }
-        "FusedMatMul" => {
-            if ["transBatchA", "transBatchB"]
-                .iter()
-                .any(|a| site.node.attr_int(a).unwrap_or(0) != 0)
-            {
-                return Err(site.refuse(Code::UnknownOp, "FusedMatMul with transposed batch axes."));
-            }
-            let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
-            matmul(site, flag("transA"), flag("transB"))
-        }
-        _ => matmul(site, false, false),
+        _ => matmul(site, [0, 1]),
     }
 }
 
@@ -108,7 +70,7 @@ fn contract(
 ) -> Result<(Flow, Grown), Refusal> {
     let mut sides = Vec::new();
     for (input, letters) in inputs {
-        let side = match site.operand(*input)? {
+        let side = match site.factor(*input)? {
             Operand::Core(layout) => Side::Core(layout.0),
             Operand::External(value, shape) => Side::External(value, shape),
         };
@@ -267,30 +229,49 @@ fn rank_of(site: &Site<'_>, input: usize) -> Result<usize, Refusal> {
     Ok(site.operand(input)?.rank())
 }
 
-fn matmul(site: &Site<'_>, trans_a: bool, trans_b: bool) -> Result<Flow, Refusal> {
-    let (rank_a, rank_b) = (rank_of(site, 0)?, rank_of(site, 1)?);
+/// A product of two inputs over their last axes but for what the attributes transpose.
+pub(super) fn matmul(site: &Site<'_>, factors: [usize; 2]) -> Result<Flow, Refusal> {
+    let [rank_a, rank_b] = [rank_of(site, factors[0])?, rank_of(site, factors[1])?];
     if rank_a < 2 || rank_b < 2 {
         return Err(site.refuse(Code::UnknownOp, "A product with a vector."));
     }
     // Batch letters are shared from the right; 'm', 'k', 'p' are the matrix axes.
-    let batch_letters = |rank: usize, most: usize| -> Vec<char> {
+    let most = rank_a.max(rank_b);
+    let batch_letters = |rank: usize| -> Vec<char> {
         (0..rank - 2)
             .map(|i| char::from_u32('A' as u32 + (most - rank + i) as u32).unwrap_or('?'))
             .collect()
     };
-    let most = rank_a.max(rank_b);
-    let mut a = batch_letters(rank_a, most);
-    let mut b = batch_letters(rank_b, most);
-    let mut out = batch_letters(most, most);
-    a.extend(if trans_a { ['k', 'm'] } else { ['m', 'k'] });
-    b.extend(if trans_b { ['p', 'k'] } else { ['k', 'p'] });
+    let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
+    let letters = |rank: usize, matrix: [char; 2], last: bool, batch: bool| {
+        let mut all = batch_letters(rank);
+        all.extend(matrix);
+        if last {
+            all.swap(rank - 2, rank - 1);
+        }
+        if batch {
+            // The batch axes stand between the two of the matrix.
+            all[..rank - 1].rotate_right(1);
+        }
+        all
+    };
+    let a = letters(rank_a, ['m', 'k'], flag("transA"), flag("transBatchA"));
+    let b = letters(rank_b, ['k', 'p'], flag("transB"), flag("transBatchB"));
+    let mut out = batch_letters(most);
     out.extend(['m', 'p']);
-    contract(site, &[(0, a), (1, b)], &out, Growth::Leading).map(|(flow, _)| flow)
+    let factors = [(factors[0], a), (factors[1], b)];
+    let (flow, grown) = contract(site, &factors, &out, Growth::Leading)?;
+    if !grown.is_empty() && (flag("transBatchA") || flag("transBatchB")) {
+        return Err(site.refuse(
+            Code::UnknownOp,
+            "A factor without the batch stands between transposed batch axes.",
+        ));
+    }
+    Ok(flow)
 }
 
 fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
-    let flag = |name| site.node.attr_int(name).unwrap_or(0) != 0;
-    let mut flow = matmul(site, flag("transA"), flag("transB"))?;
+    let mut flow = matmul(site, [0, 1])?;
     if site.input(2).is_some() {
         let whole = flow
             .outputs

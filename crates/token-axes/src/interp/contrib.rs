@@ -136,6 +136,39 @@ pub(super) fn packed_matmul(op: &Op) -> Outs {
     one(shape)
 }
 
+/// `QGemm`: the second matrix is input 3.
+pub(super) fn qgemm(op: &Op) -> Outs {
+    let matrix = |i: usize, transposed: &str| match *op.shape(i)? {
+        [rows, columns] if op.attr(transposed, 0) == 1 => Ok((columns, rows)),
+        [rows, columns] => Ok((rows, columns)),
+        _ => because("a factor is not a matrix"),
+    };
+    let ((rows, k), (l, columns)) = (matrix(0, "transA")?, matrix(3, "transB")?);
+    op.same(0, k, 3, l)?;
+    one([rows, columns])
+}
+
+/// `QLinearConcat`: scale and zero point of the output, then those of each input behind it.
+pub(super) fn qlinear_concat(op: &Op) -> Outs {
+    let mut shape = op.shape(2)?.to_vec();
+    let joined = op.axis(1, shape.len())?;
+    let mut size = 0i64;
+    for i in (2..op.inputs.len()).step_by(3) {
+        let part = op.shape(i)?;
+        match part.get(joined) {
+            Some(d) if part.len() == shape.len() => size = size.saturating_add(*d),
+            _ => return because("the inputs have different ranks"),
+        }
+    }
+    shape[joined] = size;
+    one(shape)
+}
+
+/// `QLinearWhere`: a condition, and operands at inputs 1 and 4.
+pub(super) fn qlinear_where(op: &Op) -> Outs {
+    one(op.broadcast([0, 1, 4])?)
+}
+
 /// `QLinearAdd`, `QLinearMul`: the second operand is input 3.
 pub(super) fn qlinear_binary(op: &Op) -> Outs {
     one(op.broadcast([0, 3])?)

@@ -181,9 +181,21 @@ fn microsoft(operator: &str) -> Option<(Rule, Types)> {
         "DynamicQuantizeMatMul" => (matmul::matmul, SAME),
         "MatMulIntegerToFloat" => (matmul::matmul, &[Of(2)]),
         "QLinearAdd" | "QLinearMul" => (contrib::qlinear_binary, SAME),
+        "QGemm" => (contrib::qgemm, &[Found(qgemm_type)]),
+        "QLinearConcat" => (contrib::qlinear_concat, &[Of(2)]),
+        "QLinearWhere" => (contrib::qlinear_where, SECOND),
         "QLinearSigmoid" | "QLinearLeakyRelu" | "QLinearSoftmax" => (elementwise::same, SAME),
         _ => return None,
     })
+}
+
+/// Codes if there is a zero point for them, else numbers.
+fn qgemm_type(op: &Op) -> Option<DataType> {
+    if op.has(8) {
+        op.dtype(8)
+    } else {
+        Some(DataType::Float)
+    }
 }
 
 fn attr_type(op: &Op, name: &str) -> Option<DataType> {
