@@ -4,7 +4,7 @@ use crate::bodies;
 use crate::conversion::{Conversion, Encoder, Partition};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use crate::plan::{BlockMode, Capacity};
+use crate::plan::{BlockMode, Capacity, EncoderPlan};
 use crate::vip;
 use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
 use token_axes::Dim;
@@ -51,16 +51,13 @@ fn encoder(
         .dtype(input)
         .ok_or_else(|| rewrite("the stream's data type is not known"))?;
     let [batch_axis, token_axis, _] = axes.order.positions();
-    let mask = mask_input(c, analysis, axes, &plan.mask_input)?;
-    let one_row = mask
-        .and_then(|m| analysis.samples.shape(m))
-        .is_some_and(|s| s.first() == Some(&Dim::ONE) && axes.batch != Dim::ONE);
+    let mask = mask(c, analysis, axes, &plan)?;
     let vip_inputs = vip::resolve(
         c,
         &analysis.samples,
         axes,
         &plan.vip,
-        mask.filter(|_| !one_row),
+        mask.as_ref().filter(|m| m.is_plain).map(|m| m.value),
     )?;
     let vip_types: Vec<DataType> = vip_inputs
         .iter()
@@ -82,14 +79,7 @@ fn encoder(
     let rows = e.range(batch);
     let rows = e.unsqueeze(rows, &[1]);
     let base = e.op("Mul", &[rows, tokens], &[]);
-    let valid = valid_mask(
-        &mut e,
-        mask,
-        plan.mask_zero_is_valid,
-        one_row,
-        batch,
-        tokens,
-    );
+    let valid = valid_mask(&mut e, mask.as_ref(), batch, tokens);
     let partition = if plan.blocks.contains(&BlockMode::Vcc) {
         let vip = vip::mask(&mut e, &plan.vip, &vip_inputs, &vip_types, valid);
         Some(partition(&mut e, &plan, vip, valid, batch, budgets))
@@ -110,38 +100,49 @@ fn encoder(
     })
 }
 
-fn mask_input(
+/// The padding mask as the model has it.
+struct Mask {
+    value: ValueId,
+    zero_is_valid: bool,
+    /// `[B, n]`, no more and no less.
+    is_plain: bool,
+    /// One mask for all batch rows.
+    one_row: bool,
+}
+
+fn mask(
     c: &Conversion,
     analysis: &token_axes::Analysis,
     axes: &token_axes::BlockAxes,
-    name: &str,
-) -> Result<Option<ValueId>, Error> {
+    plan: &EncoderPlan,
+) -> Result<Option<Mask>, Error> {
+    let name = &plan.mask_input;
     if name.is_empty() {
         return Ok(None);
     }
     let graph = &c.model.graph;
     let value = graph
         .find_value(name)
-        .filter(|&v| graph.is_input(v))
-        .ok_or_else(|| Error::Plan(format!("its mask input '{name}' is not a graph input.")))?;
-    let shape = analysis.samples.shape(value);
-    let fits = |batch| shape.as_deref() == Some(&[batch, axes.tokens]);
-    if !fits(axes.batch) && !fits(Dim::ONE) {
+        .filter(|v| !axes.layouts.contains_key(v))
+        .ok_or_else(|| Error::Plan(format!("its padding mask '{name}' is not in the model.")))?;
+    let shape = analysis.samples.shape(value).unwrap_or_default();
+    let sizes: Vec<Dim> = shape.iter().copied().filter(|d| *d != Dim::ONE).collect();
+    let one_row = sizes == [axes.tokens];
+    if !one_row && sizes != [axes.batch, axes.tokens] {
         return Err(Error::Usage(format!(
             "The padding mask '{name}' does not have the shape [batch, tokens] of the encoder. Name another input with --mask-input."
         )));
     }
-    Ok(Some(value))
+    let is_plain = shape == [axes.batch, axes.tokens];
+    Ok(Some(Mask {
+        value,
+        zero_is_valid: plan.mask_zero_is_valid,
+        is_plain,
+        one_row: one_row && !is_plain,
+    }))
 }
 
-fn valid_mask(
-    e: &mut Emit<'_>,
-    mask: Option<ValueId>,
-    zero_is_valid: bool,
-    one_row: bool,
-    batch: ValueId,
-    tokens: ValueId,
-) -> ValueId {
+fn valid_mask(e: &mut Emit<'_>, mask: Option<&Mask>, batch: ValueId, tokens: ValueId) -> ValueId {
     let Some(mask) = mask else {
         let shape = e.target(&[Size::Value(batch), Size::Value(tokens)]);
         return e.op(
@@ -153,11 +154,20 @@ fn valid_mask(
             )],
         );
     };
-    let mut set = e.cast(mask, DataType::Bool);
-    if zero_is_valid {
+    let mut set = e.cast(mask.value, DataType::Bool);
+    if mask.zero_is_valid {
         set = e.op("Not", &[set], &[]);
     }
-    if !one_row {
+    if mask.is_plain {
+        return set;
+    }
+    let rows = if mask.one_row {
+        Size::Const(1)
+    } else {
+        Size::Value(batch)
+    };
+    set = e.reshape(set, &[rows, Size::Value(tokens)]);
+    if !mask.one_row {
         return set;
     }
     // One mask for all batch rows is spread over them.
@@ -166,7 +176,7 @@ fn valid_mask(
 }
 
 /// A graph input with the budget of each level, as VccSelect takes them, whose default is the plan's.
-fn budget_input(c: &mut Conversion, plan: &crate::plan::EncoderPlan) -> Result<ValueId, Error> {
+fn budget_input(c: &mut Conversion, plan: &EncoderPlan) -> Result<ValueId, Error> {
     let budgets: Vec<i64> = plan.refine.0.iter().map(|r| r.budget()).collect();
     let graph = &mut c.model.graph;
     let default = graph.add_initializer(BUDGET_INPUT, Tensor::vector_i64(&budgets));
@@ -177,7 +187,7 @@ fn budget_input(c: &mut Conversion, plan: &crate::plan::EncoderPlan) -> Result<V
 
 fn partition(
     e: &mut Emit<'_>,
-    plan: &crate::plan::EncoderPlan,
+    plan: &EncoderPlan,
     vip: ValueId,
     valid: ValueId,
     batch: ValueId,

@@ -41,7 +41,7 @@ pub struct EncoderPlan {
     /// Factor of log(count) in the attention's bias.
     #[serde(default = "unit")]
     pub count_weight: f32,
-    /// The graph input that is the padding mask; empty for none.
+    /// The graph input, or the value made of inputs, that is the padding mask; empty for none.
     #[serde(default)]
     pub mask_input: String,
     /// Whether 0 marks a valid token in the mask.

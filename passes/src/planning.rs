@@ -7,7 +7,7 @@ use crate::plan::{
     VipTerm,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use token_axes::masks::padding_mask;
+use token_axes::padding::padding_mask;
 use token_axes::{Analysis, Stream};
 
 /// Options of one encoder; what is `None` has its default.
@@ -194,7 +194,7 @@ fn plan_of(
         }
         None => match padding_mask(&c.model.graph, &analysis.samples, &stream.convertible()) {
             Some(mask) => (
-                c.model.graph.value(mask.input).name.clone(),
+                c.model.graph.value(mask.value).name.clone(),
                 mask.zero_is_valid,
             ),
             None => (String::new(), false),

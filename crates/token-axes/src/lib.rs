@@ -4,7 +4,7 @@
 //! 1. [`interp`] evaluates the graph at a few concrete sizes: shapes, and contents of small tensors.
 //! 2. [`blocks`] finds the residual streams, cuts them and splits them into blocks.
 //! 3. [`block`] follows the axes through each block's operators with the rules of [`flow`].
-//! 4. [`masks`] refuses causal attention and finds the padding mask.
+//! 4. [`masks`] refuses causal attention; [`padding`] finds the padding mask.
 //! 5. [`site`] tells which copies of a block's nodes are needed for given rows: the block itself and its selection.
 //!
 //! Nothing here depends on the names of nodes or values, and nothing is matched against templates of architectures.
@@ -18,6 +18,7 @@ pub mod flow;
 pub mod interp;
 pub mod layout;
 pub mod masks;
+pub mod padding;
 pub mod reach;
 pub mod refusal;
 pub mod site;
@@ -27,7 +28,7 @@ pub use blocks::{Block, Stream};
 pub use dim::{Dim, SAMPLES, Samples};
 pub use flow::{External, FrameAxis, ShapeOperand};
 pub use layout::{Axis, Factor, Layout, Role};
-pub use masks::PaddingMask;
+pub use padding::PaddingMask;
 pub use refusal::{Code, Refusal};
 
 use onnx_model::Model;

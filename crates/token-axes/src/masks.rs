@@ -1,6 +1,6 @@
-//! Masks: is an attention bidirectional, and which graph input tells padding from valid tokens.
+//! Masks: is an attention bidirectional?
 //!
-//! Both are read off the masks' *values* at the sample sizes, not off the operators that build them.
+//! That is read off the masks' *values* at the sample sizes, not off the operators that build them.
 
 use crate::attentions::is_product;
 use crate::block::BlockAxes;
@@ -11,8 +11,7 @@ use crate::interp::Content;
 use crate::layout::has_tokens;
 use crate::reach::Reach;
 use crate::refusal::{Code, Refusal};
-use onnx_model::{DataType, Graph, NodeId, ValueId};
-use std::collections::BTreeSet;
+use onnx_model::{Graph, NodeId, ValueId};
 
 /// Refuses a block in which an external makes attention depend on the order of two tokens as a causal mask does.
 pub fn check(
@@ -67,7 +66,7 @@ pub fn check(
     Ok(())
 }
 
-fn token_axes(external: &External) -> Vec<usize> {
+pub(crate) fn token_axes(external: &External) -> Vec<usize> {
     (0..external.frame.len())
         .filter(|&i| external.frame[i].present && has_tokens(&external.frame[i].axis))
         .collect()
@@ -151,7 +150,7 @@ fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64
     step || pairs().any(|(i, j)| !padding[i] && !padding[j] && blocked(i, j) != blocked(j, i))
 }
 
-fn strides(shape: &[i64]) -> Vec<usize> {
+pub(crate) fn strides(shape: &[i64]) -> Vec<usize> {
     let mut out = vec![1usize; shape.len()];
     for i in (0..shape.len().saturating_sub(1)).rev() {
         out[i] = out[i + 1] * shape[i + 1].max(0) as usize;
@@ -265,140 +264,8 @@ fn spreads_inputs(graph: &Graph, samples: &Samples, axes: &BlockAxes, value: Val
     })
 }
 
-/// The padding mask of a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PaddingMask {
-    /// The graph input.
-    pub input: ValueId,
-    /// Whether 0 (or false) marks a valid token, as in PyTorch's `key_padding_mask` and where the input is added to the scores.
-    pub zero_is_valid: bool,
-}
-
-/// The graph input of shape `[B, n]` that the attention masks of a stream are built from.
-pub fn padding_mask(
-    graph: &Graph,
-    samples: &Samples,
-    blocks: &[&BlockAxes],
-) -> Option<PaddingMask> {
-    let reach = Reach::new(graph);
-    let mut candidates: BTreeSet<ValueId> = BTreeSet::new();
-    let mut readers: Vec<(NodeId, External)> = Vec::new();
-    for axes in blocks {
-        for (&id, flow) in &axes.flows {
-            let scores_level = flow
-                .outputs
-                .iter()
-                .any(|(_, l)| l.0.iter().filter(|a| has_tokens(a)).count() == 2);
-            for external in flow
-                .externals
-                .iter()
-                .filter(|e| scores_level && !token_axes(e).is_empty())
-            {
-                let inputs: BTreeSet<ValueId> = reach
-                    .ancestors(graph, external.value)
-                    .into_iter()
-                    .filter(|&v| graph.is_input(v) && !graph.is_initializer(v))
-                    .filter(|&v| is_token_vector(samples, v, axes))
-                    .collect();
-                if !inputs.is_empty() {
-                    readers.push((id, external.clone()));
-                }
-                candidates.extend(inputs);
-            }
-        }
-    }
-    if candidates.len() > 1 {
-        // Token ids index an embedding table; a padding mask does not.
-        let indexed = |v: ValueId| {
-            graph.node_ids().any(|n| {
-                let node = graph.node(n);
-                node.op_type == "Gather"
-                    && node
-                        .inputs
-                        .get(1)
-                        .copied()
-                        .flatten()
-                        .is_some_and(|i| reach.ancestors(graph, i).contains(&v))
-                    && node.inputs.first().copied().flatten().is_some_and(|t| {
-                        samples
-                            .dtype(t)
-                            .is_some_and(|d| !matches!(d, DataType::Int64 | DataType::Int32))
-                    })
-            })
-        };
-        let plain: BTreeSet<ValueId> = candidates
-            .iter()
-            .copied()
-            .filter(|&v| !indexed(v))
-            .collect();
-        if !plain.is_empty() {
-            candidates = plain;
-        }
-    }
-    if candidates.len() > 1 {
-        candidates.retain(|&v| graph.value(v).name.to_lowercase().contains("mask"));
-    }
-    let (Some(&input), 1) = (candidates.first(), candidates.len()) else {
-        return None;
-    };
-    let verdict = readers
-        .iter()
-        .find_map(|(id, external)| zero_is_blocked(graph, samples, *id, external));
-    Some(PaddingMask {
-        input,
-        zero_is_valid: verdict == Some(false),
-    })
-}
-
 fn is_token_vector(samples: &Samples, value: ValueId, axes: &BlockAxes) -> bool {
     samples
         .shape(value)
         .is_some_and(|s| s == [axes.batch, axes.tokens] || s == [Dim::ONE, axes.tokens])
-}
-
-/// In the sample whose last tokens have a zero in the mask: are those the blocked ones?
-fn zero_is_blocked(
-    graph: &Graph,
-    samples: &Samples,
-    id: NodeId,
-    external: &External,
-) -> Option<bool> {
-    let facts = samples.0.last()?;
-    let (content, shape) = (facts.content(external.value)?, facts.shape(external.value)?);
-    let values = content.to_f64s();
-    let axis = token_axes(external)
-        .last()?
-        .checked_sub(external.frame.len() - shape.len())?;
-    let n = shape[axis] as usize;
-    let last = *values.get((n - 1) * strides(shape)[axis])?;
-    let first = *values.first()?;
-    if first == last {
-        return None;
-    }
-    let node = graph.node(id);
-    if node.op_type == "Where" && external.input == 0 {
-        // Which branch is the blocking one?
-        let very_negative = |i: usize| {
-            let value = node.inputs.get(i).copied().flatten()?;
-            let numbers = facts.content(value).map(Content::to_f64s)?;
-            Some(numbers.iter().all(|&x| x <= -1e3))
-        };
-        let blocked_when = if very_negative(1) == Some(true) {
-            1.0
-        } else if very_negative(2) == Some(true) {
-            0.0
-        } else {
-            return None;
-        };
-        return Some(last == blocked_when);
-    }
-    // The sample's ones and zeros come to the scores as they are: the input holds what is added to them, 0 for a valid token.
-    let is_added = matches!(node.op_type.as_str(), "Add" | "Sub" | "Sum")
-        && !matches!(content, Content::Bool(_))
-        && (first - last).abs() <= 1.0;
-    if is_added {
-        return Some(false);
-    }
-    let sign = if node.op_type == "Sub" { -1.0 } else { 1.0 };
-    Some(last * sign < first * sign)
 }

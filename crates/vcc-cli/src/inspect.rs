@@ -189,12 +189,12 @@ fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis
         .map(|stream| StreamReport {
             encoder: None,
             primary_output: name(stream.output),
-            padding_mask: token_axes::masks::padding_mask(
+            padding_mask: token_axes::padding::padding_mask(
                 graph,
                 &analysis.samples,
                 &stream.convertible(),
             )
-            .map(|m| name(m.input)),
+            .map(|m| name(m.value)),
             token_by_token: None,
             blocks: stream
                 .blocks

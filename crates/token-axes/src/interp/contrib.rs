@@ -1,6 +1,7 @@
 //! Operators of the com.microsoft domain.
 
 use super::op::{Op, Out, Outs, because, one, shaped};
+use super::value::Content;
 
 /// `SkipLayerNormalization` and its simplified form: the fourth output is the sum that was normalised.
 pub(super) fn skip_layer_norm(op: &Op) -> Outs {
@@ -26,9 +27,18 @@ pub(super) fn embed_layer_norm(op: &Op) -> Outs {
     if op.has(1) {
         op.broadcast([0, 1])?;
     }
+    // Input 7 is the mask; the second output counts its ones in each row.
+    let counts = op.content(7).and_then(Content::ints).and_then(|mask| {
+        let width = usize::try_from(n).ok().filter(|&n| n > 0)?;
+        let ones = |row: &[i64]| row.iter().filter(|&&m| m == 1).count() as i64;
+        Some(Content::Int(mask.chunks(width).map(ones).collect()))
+    });
     Ok(vec![
         shaped([batch, n, size]),
-        shaped([batch]),
+        Out {
+            shape: Some(vec![batch]),
+            content: counts,
+        },
         shaped([batch, n, size]),
     ])
 }

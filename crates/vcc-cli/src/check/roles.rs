@@ -129,7 +129,8 @@ fn cut<'a>(model: &mut Model, analysis: &'a Analysis) -> Result<Vec<Cut<'a>>> {
     let mut cuts = Vec::new();
     let graph = &mut model.graph;
     for (s, stream) in analysis.streams.iter().enumerate() {
-        let mask = token_axes::masks::padding_mask(graph, &analysis.samples, &stream.convertible());
+        let mask =
+            token_axes::padding::padding_mask(graph, &analysis.samples, &stream.convertible());
         for (b, block) in stream.blocks.iter().enumerate() {
             let Ok(axes) = &block.axes else { continue };
             let name = format!("block {s}.{b}");
@@ -461,7 +462,7 @@ impl<'a> Trial<'a> {
     /// The padding mask of this run, `[batch][token]`, if it has this form.
     fn valid(&self) -> Option<Vec<bool>> {
         let mask = self.cut.mask.as_ref()?;
-        let array = self.given.get(&self.graph.value(mask.input).name)?;
+        let array = self.given.get(&self.graph.value(mask.value).name)?;
         let zero_is_valid = mask.zero_is_valid;
         let numbers = array.data().to_f64s();
         (array.shape() == [self.batch, self.tokens]).then(|| {
@@ -508,7 +509,7 @@ impl<'a> Trial<'a> {
                     .cut
                     .mask
                     .as_ref()
-                    .map(|m| &self.graph.value(m.input).name);
+                    .map(|m| &self.graph.value(m.value).name);
                 let what =
                     format!("{padded:?} is padding by {mask:?}, but changes the valid {at:?}");
                 found.push(self.wrong(value, layout, what));

@@ -75,7 +75,6 @@ KNOWN = (
     ({"absolute": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-UNKNOWN-SHAPE"),
     ({"rotary_from": ("given",), "embedding": ("strided", "patches")}, {"rotary": "half"}, "REFUSED R-AXES"),
     ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
-    ({"mask_shape": ("N", "lengths"), "mask": ("given",)}, {}, "ROWS"),
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
     ({"mask_shape": ("ids",), "mask": ("given",), "embedding": ("ids",), "blocks": (1,)}, {}, "REFUSED R-DATA-TYPE"),
