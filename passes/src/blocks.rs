@@ -1,7 +1,8 @@
-//! Pass `blocks`: the analysis of crate `token-axes`.
+//! Pass `blocks`: the analysis of crate `token-axes`; streams whose batch and tokens share an axis are given two first.
 
 use crate::conversion::Conversion;
 use crate::error::Error;
+use crate::joined;
 use token_axes::Analysis;
 
 /// The lowest opset whose operators the inserted nodes can be written in.
@@ -31,6 +32,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         ));
     }
     c.model.graph.sort()?;
-    c.analysis = Some(Analysis::of(&c.model));
+    let analysis = Analysis::of(&c.model);
+    c.analysis = Some(joined::split(c, analysis)?);
     Ok(())
 }

@@ -18,6 +18,7 @@ mod externals;
 mod functions;
 mod hoist;
 mod insert;
+mod joined;
 mod local;
 mod operators;
 pub mod partition;

@@ -69,7 +69,6 @@ PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 # What is open: choices that are not drawn together, as sound encoders with them are refused or fail as yet; and how the example
 # fails that has the first of the options each, and the further choices. An example that passes must leave this list.
 KNOWN = (
-    ({"layout": ("FD",)}, {}, "REFUSED R-AXES"),
     # Two graph inputs whose lengths agree only when fed.
     ({"mask": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
     ({"absolute": ("given",), "embedding": ("strided", "patches")}, {}, "REFUSED R-UNKNOWN-SHAPE"),
