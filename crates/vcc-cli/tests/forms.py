@@ -293,6 +293,11 @@ def zeros_like(g, p):
     return g.op("Where", g.op("IsNaN", p), zeros, p)
 
 
+def pooled_tokens(g, y):
+    turned = g.op("Transpose", y, perm=[0, 2, 1])
+    return g.op("Add", y, g.op("Transpose", g.op("GlobalAveragePool", turned), perm=[0, 2, 1]))
+
+
 def mix(op, **attributes):
     """An operator over the tokens whose result is added to them."""
     return before(lambda g, y: g.op("Add", y, g.op(op, y, **attributes)))
@@ -340,6 +345,8 @@ FORMS = {
     "weights_clipped": (weights(lambda g, p: g.op("Clip", p, g.const(0.01), g.const(1.0))), (), "R-TOKEN-MIXING"),
     "shifted_by_pads": (before(lambda g, y: g.op("Pad", y, g.ints(0, 1, 0, 0, -1, 0))), (), "R-TOKEN-MIXING"),
     "running_sum": (before(lambda g, y: g.op("CumSum", y, g.const(1, np.int64))), (), "R-TOKEN-MIXING"),
+    "pooled_features": (before(lambda g, y: g.op("Sub", y, g.op("GlobalAveragePool", y))), (), EQUAL),
+    "pooled_tokens": (before(pooled_tokens), (), "R-TOKEN-MIXING"),
     "mean_of_all": (mix("ReduceMean", axes=[1], keepdims=1), (), "R-TOKEN-MIXING"),
     "softmax_over_tokens": (mix("Softmax", axis=1), (), "R-MANY-ATTENTIONS"),
     "bias_of_given_positions": (scores(lookup_of_given(np.sin(np.arange(17)))), ("positions",), EQUAL),

@@ -1,7 +1,7 @@
 //! Norms and reductions: over features only.
 
 use super::elementwise::{broadcast, parameters};
-use super::{Flow, Site};
+use super::{Flow, Link, Site};
 use crate::layout::{Axis, Layout, Role, has_tokens, is_feature};
 use crate::refusal::{Code, Refusal};
 
@@ -78,6 +78,7 @@ pub(super) fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
                 Ok(flow)
             },
         ),
+        "GlobalAveragePool" | "GlobalMaxPool" => global_pool(site),
         op => Err(site.refuse(
             Code::TokenMixing,
             format!("{op} mixes neighbouring tokens."),
@@ -185,6 +186,37 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
     for axis in axes {
         reduced[site.axis(axis, rank)?] = true;
     }
+    let (links, mut out) = without(site, &layout, &reduced, keep)?;
+    let keeps_zero = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "Prod"];
+    if !site
+        .node
+        .op_type
+        .strip_prefix("Reduce")
+        .is_some_and(|op| keeps_zero.contains(&op))
+    {
+        out.weaken();
+    }
+    Ok(Flow {
+        links,
+        outputs: site.all_outputs(out),
+        ..Flow::default()
+    })
+}
+
+/// Whether the weights of an attention are added up over the keys, as to scale them to a sum of 1 again behind a mask. A row that
+/// stands for several tokens carries their number in its weight, an empty row weighs 0: the sum is that over the tokens. (A mean
+/// would divide by the number of rows.)
+fn sums_weights(site: &Site<'_>, axis: &Axis) -> bool {
+    site.node.op_type == "ReduceSum" && matches!(axis[..], [f] if f.role == Role::Attended)
+}
+
+/// The layout without axes that are reduced, and which of its axes come from which.
+fn without(
+    site: &Site<'_>,
+    layout: &Layout,
+    reduced: &[bool],
+    keep: bool,
+) -> Result<(Vec<Link>, Layout), Refusal> {
     let mut out = Vec::new();
     let mut links = Vec::new();
     for (i, axis) in layout.0.iter().enumerate() {
@@ -209,28 +241,19 @@ fn reduce(site: &Site<'_>) -> Result<Flow, Refusal> {
             out.push(axis.clone());
         }
     }
-    let mut out = Layout(out);
-    let keeps_zero = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "Prod"];
-    if !site
-        .node
-        .op_type
-        .strip_prefix("Reduce")
-        .is_some_and(|op| keeps_zero.contains(&op))
-    {
-        out.weaken();
-    }
+    Ok((links, Layout(out)))
+}
+
+/// Pools axes 2 and up to one place, which is a reduction where they are features.
+fn global_pool(site: &Site<'_>) -> Result<Flow, Refusal> {
+    let layout = site.core_operand(0)?;
+    let pooled: Vec<bool> = (0..layout.0.len()).map(|axis| axis >= 2).collect();
+    let (links, out) = without(site, &layout, &pooled, true)?;
     Ok(Flow {
         links,
         outputs: site.all_outputs(out),
         ..Flow::default()
     })
-}
-
-/// Whether the weights of an attention are added up over the keys, as to scale them to a sum of 1 again behind a mask. A row that
-/// stands for several tokens carries their number in its weight, an empty row weighs 0: the sum is that over the tokens. (A mean
-/// would divide by the number of rows.)
-fn sums_weights(site: &Site<'_>, axis: &Axis) -> bool {
-    site.node.op_type == "ReduceSum" && matches!(axis[..], [f] if f.role == Role::Attended)
 }
 
 /// One scale for all tokens: it depends on the set of rows, not on their order. A weight of 0 is the zero point from here on.
