@@ -188,13 +188,14 @@ fn follow(
             .and_then(|flow| check_shapes(&site, &flow).map(|()| flow))
             .and_then(|flow| check_lengths(&site, &flow).map(|()| flow))
             .map_err(|r| {
-                (
-                    depth,
-                    Refusal {
-                        trail: trail(graph, &layouts, &core[..depth]),
-                        ..r
-                    },
-                )
+                // Attention over what this reading takes for the batch: it has the two mixed up, however far it got.
+                let told = if flow::attends_to_batch(&site) {
+                    0
+                } else {
+                    depth
+                };
+                let trail = trail(graph, &layouts, &core[..depth]);
+                (told, Refusal { trail, ..r })
             })?;
         if let Some(key_axis) = flow.softmax {
             softmaxes.push((id, key_axis));

@@ -339,6 +339,11 @@ pub(crate) fn align(shape: &[Dim], axes: &[Axis]) -> Option<Vec<FrameAxis>> {
         .collect()
 }
 
+/// Whether the node attends to what is taken for the batch.
+pub(crate) fn attends_to_batch(site: &Site<'_>) -> bool {
+    attention::is_over_batch(site)
+}
+
 /// What the node does to the axes, or why it cannot be in a converted block.
 pub fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
     let op = site.node.op_type.as_str();

@@ -5,6 +5,7 @@
 //! read off the blocked scores at the samples.
 
 use crate::block::BlockAxes;
+use crate::bounds::cannot_block;
 use crate::dim::{Dim, Samples};
 use crate::flow::External;
 use crate::interp::{Content, Facts};
@@ -113,7 +114,8 @@ fn readers(graph: &Graph, samples: &Samples, blocks: &[&BlockAxes]) -> Vec<Reade
                 .iter()
                 .any(|(_, l)| l.0.iter().filter(|a| has_tokens(a)).count() == 2);
             for external in &flow.externals {
-                if scores_level && !token_axes(external).is_empty() {
+                let may_block = !cannot_block(graph, axes, graph.node(node), external);
+                if scores_level && may_block && !token_axes(external).is_empty() {
                     readers.push(Reader {
                         node,
                         external: external.clone(),

@@ -180,8 +180,15 @@ impl Exposed {
         let nodes: Vec<NodeId> = graph.node_ids().collect();
         for id in nodes {
             let node = graph.node(id);
-            // A fused attention that pass `canonical` took apart stands aside, with nothing to read.
-            if !node.inputs.is_empty() && node.inputs.iter().all(Option::is_none) {
+            // What pass `canonical` took apart, or put one operator in the place of, stands aside, with nothing to read.
+            let aside = |v: ValueId| {
+                let value = graph.value(v);
+                value.producer().is_none() && !graph.is_input(v) && !graph.is_initializer(v)
+            };
+            let present = || node.inputs.iter().flatten();
+            let has_none = !node.inputs.is_empty() && present().next().is_none();
+            let first_is_none = node.inputs.first().is_some_and(Option::is_none);
+            if has_none || first_is_none || present().any(|&v| aside(v)) {
                 graph.remove_node(id);
                 continue;
             }

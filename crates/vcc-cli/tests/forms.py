@@ -7,6 +7,7 @@ empty rows behind the softmax, tokens shifted by a pad, masks that are causal in
 """
 
 import argparse
+import glob
 import os
 import subprocess
 import sys
@@ -131,6 +132,18 @@ def relative_keys(equation, of="q"):
     return lambda g, x: {"relative": lambda q, k: g.op("Einsum", q if of == "q" else k, rows_of_distances(g, x), equation=equation)}
 
 
+def relative_keys_by_products(g, x):
+    """The same as products for each query: [n, batch * HEADS, SIZE] by [n, SIZE, n]."""
+
+    def bias(q, _):
+        merged = g.op("Reshape", g.op("Transpose", q, perm=[2, 0, 1, 3]), g.ints(0, -1, SIZE))
+        s = g.op("MatMul", merged, g.op("Transpose", rows_of_distances(g, x), perm=[0, 2, 1]))
+        apart = g.op("Concat", g.length(x), g.ints(-1, HEADS), g.length(x), axis=0)
+        return g.op("Transpose", g.op("Reshape", s, apart), perm=[1, 2, 0, 3])
+
+    return {"relative": bias}
+
+
 def relative_values(g, x):
     return {"values": lambda p: g.op("Einsum", p, rows_of_distances(g, x), equation="bhqk,qkd->bhqd")}
 
@@ -189,7 +202,7 @@ def renormalised(g, x, mask=None, op="ReduceSum"):
             total = g.op(op, p, g.ints(3), keepdims=1)
         else:
             total = g.op(op, p, axes=[3], keepdims=1)
-        return g.op("Div", p, g.op("Add", total, g.const(1e-4)))
+        return g.op("Div", p, g.op("Add", total, g.const(1e-9)))
 
     return {"weights": change}
 
@@ -335,6 +348,7 @@ FORMS = {
     "relative_keys": (relative_keys("bhqd,qkd->bhqk"), (), EQUAL),
     "relative_keys_of_keys": (relative_keys("bhkd,qkd->bhqk", of="k"), (), EQUAL),
     "relative_keys_by_ellipsis": (relative_keys("...qd,qkd->...qk"), (), EQUAL),
+    "relative_keys_by_products": (relative_keys_by_products, (), "R-EXTERNAL"),
     "relative_values": (relative_values, (), EQUAL),
     "keys_of_positions": (keys_of_positions, (), EQUAL),
     "scores_of_distances": (scores_of_distances, (), EQUAL),
@@ -404,6 +418,16 @@ def worst_difference(original, converted, extra):
     return worst
 
 
+def inspected(arguments, path):
+    """Where the analysis disagrees with what the model computes; None if nowhere."""
+    vcc = os.path.join(os.path.dirname(arguments.converter), "vcc")
+    runtime = glob.glob(os.path.join(os.path.dirname(ort.__file__), "capi", "libonnxruntime.so.*"))
+    environment = {**os.environ, "ORT_DYLIB_PATH": runtime[0]}
+    command = [vcc, "inspect", "--check", path]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    return None if result.returncode == 0 else f"inspect --check: exit {result.returncode}: {(result.stdout + result.stderr)[-600:]}"
+
+
 def judge(arguments, folder, name, form, extra, expected):
     """What is wrong with a form; None if it is as expected."""
     path, out = os.path.join(folder, f"{name}.onnx"), os.path.join(folder, f"{name}.vcc.onnx")
@@ -415,6 +439,9 @@ def judge(arguments, folder, name, form, extra, expected):
         return None if refused else f"exit {result.returncode}, expected {expected}: {result.stderr[:300]}"
     if result.returncode != 0:
         return f"exit {result.returncode}: {result.stderr[:300]}"
+    wrong = inspected(arguments, path)
+    if wrong:
+        return wrong
     original = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     for library in (arguments.library, None):
         options = ort.SessionOptions()

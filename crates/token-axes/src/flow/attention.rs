@@ -1,14 +1,27 @@
 //! The softmax of an attention, softmaxes over features, and why an attention in one operator is refused.
 
 use super::{Flow, Site};
-use crate::layout::{Role, has_batch, has_tokens};
+use crate::layout::{Layout, Role, has_batch, has_tokens};
 use crate::refusal::{Code, Refusal};
+
+fn axis(site: &Site<'_>, rank: usize) -> Result<usize, Refusal> {
+    let default = if site.opset >= 13 { -1 } else { 1 };
+    site.axis(site.node.attr_int("axis").unwrap_or(default), rank)
+}
+
+/// Whether a node is a softmax over an axis of the batch.
+pub(super) fn is_over_batch(site: &Site<'_>) -> bool {
+    let over = |layout: Layout| {
+        let axis = axis(site, layout.0.len()).ok()?;
+        Some(has_batch(layout.0.get(axis)?))
+    };
+    site.node.op_type == "Softmax" && site.core_operand(0).ok().and_then(over) == Some(true)
+}
 
 pub(super) fn softmax(site: &Site<'_>) -> Result<Flow, Refusal> {
     let mut layout = site.core_operand(0)?;
     let rank = layout.0.len();
-    let default = if site.opset >= 13 { -1 } else { 1 };
-    let axis = site.axis(site.node.attr_int("axis").unwrap_or(default), rank)?;
+    let axis = axis(site, rank)?;
     if site.opset < 13 && axis + 1 != rank {
         // Before opset 13 all axes from `axis` on are normalised together.
         if layout.0[axis..]

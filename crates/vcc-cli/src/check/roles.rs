@@ -261,8 +261,19 @@ impl<'a> Trial<'a> {
             Role::Token | Role::Attended if factor.size == self.cut.axes.tokens => {
                 Some(self.tokens)
             }
-            _ => usize::try_from(factor.size.constant()?).ok(),
+            _ => match factor.size.constant() {
+                Some(size) => usize::try_from(size).ok(),
+                None => self.length(factor),
+            },
         }
+    }
+
+    /// How long features are whose number follows from that of the tokens: as long as where they are first seen.
+    fn length(&self, factor: &Factor) -> Option<usize> {
+        self.pairs(self.outputs).find_map(|(_, layout, array, _)| {
+            let axis = layout.0.iter().position(|axis| axis[..] == [*factor])?;
+            array.shape().get(axis).copied()
+        })
     }
 
     /// Where each index of an axis is, and where it is after batch rows and tokens are permuted.

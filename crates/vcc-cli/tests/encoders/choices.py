@@ -76,6 +76,7 @@ KNOWN = (
     ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
+    ({"dtype": ("f16",), "layout": ("NBD",), "product": ("einsum",)}, {"head": "logits"}, "CRASH"),
     ({"mask_shape": ("ids",), "mask": ("given",), "embedding": ("ids",), "blocks": (1,)}, {}, "REFUSED R-DATA-TYPE"),
 )
 
