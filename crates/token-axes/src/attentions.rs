@@ -2,7 +2,9 @@
 //! could not be taken apart stand for their softmax, so that their block is found, and refused for what they are.
 
 use crate::dim::Samples;
+use crate::flow::describe;
 use crate::reach::reads_shape_only;
+use crate::refusal::{Code, Refusal};
 use onnx_model::{Graph, Node, NodeId, ValueId};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -187,6 +189,40 @@ pub(crate) fn is_product(op: &str) -> bool {
             | "MatMulBnb4"
             | "Gemm"
     )
+}
+
+/// Refuses a block's one attention if its queries or keys, in every product before its softmax, do not come from the block's
+/// input.
+pub(crate) fn over_others(
+    graph: &Graph,
+    core: &[NodeId],
+    input: ValueId,
+    all: &[Attention],
+) -> Option<Refusal> {
+    let mut own = all.iter().filter(|a| core.contains(&a.softmax));
+    let (Some(attention), None) = (own.next(), own.next()) else {
+        return None;
+    };
+    let is_own = |v: ValueId| {
+        v == input
+            || graph
+                .value(v)
+                .producer()
+                .is_some_and(|(n, _)| core.contains(&n))
+    };
+    let is_self = |operands: &&[ValueId; 2]| operands.iter().all(|&v| is_own(v));
+    if attention.products.iter().any(|p| is_self(&p)) {
+        return None;
+    }
+    let foreign = attention.products.first()?.iter().find(|&&v| !is_own(v))?;
+    Some(Refusal::new(
+        Code::NotSelfAttention,
+        describe(graph.node(attention.softmax)),
+        format!(
+            "Its scores are made with '{}', which does not come from the block's input.",
+            graph.value(*foreign).name
+        ),
+    ))
 }
 
 /// Whether a value is a constant, possibly behind operators on constants only.

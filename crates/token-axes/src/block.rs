@@ -106,14 +106,9 @@ pub fn analyse(
         .first()
         .map(|&n| describe(graph.node(n)))
         .unwrap_or_default();
-    let shape = samples.shape(input).ok_or_else(|| Refusal {
-        code: Code::UnknownShape,
-        node: first.clone(),
-        reason: format!(
-            "The shape of the block's input '{}' is not known.",
-            graph.value(input).name
-        ),
-        trail: Vec::new(),
+    let shape = samples.shape(input).ok_or_else(|| {
+        let what = format!("the block's input '{}'", graph.value(input).name);
+        flow::shape_unknown(graph, samples, input, &first, &what)
     })?;
     let dtype = samples.dtype(input);
     if !matches!(
@@ -124,8 +119,9 @@ pub fn analyse(
             Code::DataType,
             first,
             format!(
-                "The residual stream '{}' has data type {dtype:?}.",
-                graph.value(input).name
+                "The residual stream '{}' has data type {}.",
+                graph.value(input).name,
+                dtype.map_or("unknown", DataType::short_name)
             ),
         ));
     }
@@ -145,13 +141,22 @@ pub fn analyse(
             }
         }
     }
-    Err(failure.map(|(_, r)| r).unwrap_or(Refusal {
-        code: Code::Axes,
-        node: first,
-        reason: format!(
-            "The residual stream has shape {shape:?}, not [batch, token, feature] in some order."
-        ),
-        trail: Vec::new(),
+    Err(failure.map(|(_, r)| r).unwrap_or_else(|| {
+        let name = &graph.value(input).name;
+        match shape[..] {
+            [rows, _] if rows.constant().is_none() => Refusal::new(
+                Code::Axes,
+                first,
+                format!("The residual stream '{name}' of shape {shape:?} has batch and tokens in one axis."),
+            ),
+            _ => Refusal::new(
+                Code::NotSelfAttention,
+                first,
+                format!(
+                    "It begins at '{name}' of shape {shape:?}, which is no residual stream [batch, token, feature] in any order."
+                ),
+            ),
+        }
     }))
 }
 
@@ -219,7 +224,7 @@ fn follow(
         return Err((
             0,
             Refusal {
-                code: Code::Axes,
+                code: Code::Internal,
                 node: String::new(),
                 reason: "The block is empty.".into(),
                 trail: Vec::new(),
@@ -233,23 +238,6 @@ fn follow(
             format!("The block has {} attentions.", softmaxes.len()),
         ));
     };
-    match layouts.get(&output) {
-        Some(out) if *out == layout => {}
-        Some(out) => {
-            return Err(refuse(
-                last,
-                Code::Axes,
-                format!("The block leaves as {out}, but enters as {layout}."),
-            ));
-        }
-        None => {
-            return Err(refuse(
-                last,
-                Code::Axes,
-                "The block's output is not computed from its input.".into(),
-            ));
-        }
-    }
     let scores = graph.node(softmax).inputs.first().copied().flatten();
     let (Some(scores), Some(scores_layout)) = (scores, scores.and_then(|v| layouts.get(&v))) else {
         return Err(refuse(
@@ -271,6 +259,23 @@ fn follow(
             ),
         ));
     };
+    match layouts.get(&output) {
+        Some(out) if *out == layout => {}
+        Some(out) => {
+            return Err(refuse(
+                last,
+                Code::Axes,
+                format!("The block leaves as {out}, but enters as {layout}."),
+            ));
+        }
+        None => {
+            return Err(refuse(
+                last,
+                Code::Axes,
+                "The block's output is not computed from its input.".into(),
+            ));
+        }
+    }
     let batch_axis = scores_layout
         .0
         .iter()
@@ -391,7 +396,7 @@ fn check_shapes(site: &Site<'_>, flow: &Flow) -> Result<(), Refusal> {
         let sizes: Vec<Dim> = layout.0.iter().map(crate::layout::axis_size).collect();
         if sizes != shape {
             return Err(site.refuse(
-                Code::Axes,
+                Code::Internal,
                 format!("Its output was followed as {layout}, but has shape {shape:?}."),
             ));
         }

@@ -51,7 +51,8 @@ pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
         if assigned.contains(&attention.softmax) {
             continue;
         }
-        let Some((chain, output)) = best_chain(graph, &reach, attention, &candidates) else {
+        let Some((chain, output)) = best_chain(graph, samples, &reach, attention, &candidates)
+        else {
             continue;
         };
         let blocks = split(graph, samples, opset, &reach, &chain, &candidates, output);
@@ -82,17 +83,17 @@ pub fn find(model: &Model, samples: &Samples) -> Vec<Stream> {
     streams
 }
 
-/// Splits blocks where the tokens become others (pooling, a token joined, attention over another axis): each run has its own
-/// partition. A refused block stays with the blocks before it.
+/// Splits blocks where the tokens become others (pooling, a token joined, attention over another axis) or their channels: each run
+/// has its own partition. A refused block stays with the blocks before it.
 fn by_token_axis(blocks: Vec<Block>) -> Vec<Vec<Block>> {
     let mut runs: Vec<Vec<Block>> = Vec::new();
-    let mut current: Option<(Dim, Dim, StreamOrder)> = None;
+    let mut current: Option<(Dim, Dim, i64, StreamOrder)> = None;
     for block in blocks {
         let sizes = block
             .axes
             .as_ref()
             .ok()
-            .map(|a| (a.batch, a.tokens, a.order));
+            .map(|a| (a.batch, a.tokens, a.channels, a.order));
         let same = match (current, sizes) {
             (Some(before), Some(here)) => before == here,
             _ => true,
@@ -112,12 +113,13 @@ fn by_token_axis(blocks: Vec<Block>) -> Vec<Vec<Block>> {
 /// The chain of cuts with the most blocks, and the graph output that it leads to.
 fn best_chain(
     graph: &Graph,
+    samples: &Samples,
     reach: &Reach,
     attention: &Attention,
     all: &[Attention],
 ) -> Option<(Vec<ValueId>, ValueId)> {
     let outputs = primary_outputs(graph, reach, attention, all);
-    let chain = |output: ValueId| chain_to(graph, reach, attention, all, output);
+    let chain = |output: ValueId| chain_to(graph, samples, reach, attention, all, output);
     // The first one, unless it is a value inside a block that is read out, before the output that lies behind: then it is no cut
     // on the way to that one, which has as many blocks.
     let is_interior = |output: ValueId, (blocks, cuts): &(usize, Vec<ValueId>)| {
@@ -138,36 +140,46 @@ fn best_chain(
 }
 
 /// The number of blocks and the chain of cuts to an output with the most of them, among those that begin at a common ancestor of
-/// queries and keys.
+/// queries and keys. Blocks that begin at numbers count more than any others: a stream does not begin at token ids.
 fn chain_to(
     graph: &Graph,
+    samples: &Samples,
     reach: &Reach,
     attention: &Attention,
     all: &[Attention],
     output: ValueId,
 ) -> Option<(usize, Vec<ValueId>)> {
     let softmaxes: BTreeSet<NodeId> = all.iter().map(|a| a.softmax).collect();
-    let mut best: Option<(usize, Vec<ValueId>)> = None;
+    let is_float = |v: ValueId| {
+        !samples
+            .dtype(v)
+            .is_some_and(|t| matches!(t, DataType::Int64 | DataType::Int32 | DataType::Bool))
+    };
+    let mut best: Option<((usize, usize), Vec<ValueId>)> = None;
     // Relative positions make products too; those of weights have no common source, others no chain of blocks.
     for &[a, b] in &attention.products {
         for source in common_sources(graph, reach, a, b) {
             let chain = reach.cuts(graph, source, output);
-            let blocks = chain
+            let begins: Vec<ValueId> = chain
                 .windows(2)
                 .filter(|w| {
                     let segment = reach.between(graph, w[0], w[1]);
                     segment.iter().filter(|n| softmaxes.contains(n)).count() == 1
                 })
-                .count();
+                .map(|w| w[0])
+                .collect();
+            let of_numbers = begins.iter().filter(|&&v| is_float(v)).count();
+            let blocks = (of_numbers, begins.len());
             if best.as_ref().is_none_or(|(most, _)| blocks > *most) {
                 best = Some((blocks, chain));
             }
         }
-        if best.as_ref().is_some_and(|(blocks, _)| *blocks > 0) {
+        if best.as_ref().is_some_and(|((_, blocks), _)| *blocks > 0) {
             break;
         }
     }
-    best.filter(|(blocks, _)| *blocks > 0)
+    best.filter(|((_, blocks), _)| *blocks > 0)
+        .map(|((_, blocks), chain)| (blocks, chain))
 }
 
 /// Values that both operands of a product are computed from, in topological order. Of very many the first and the last.
@@ -272,6 +284,7 @@ fn split(
                 attended[k] + 1,
             ),
         };
+        let end = last_of_stream(samples, chain, start, end);
         let core: Vec<NodeId> = segments[start..end].concat();
         let (input, output) = (chain[start], chain[end]);
         let own = core
@@ -283,8 +296,13 @@ fn split(
         let axes = check_block(
             graph, samples, opset, reach, &core, input, output, &softmaxes, primary,
         );
-        // Windows are the reason behind whatever the analysis stumbled over first.
-        let axes = axes.map_err(|refusal| windowed.unwrap_or(refusal));
+        // Other tokens' keys, or windows, are the reason behind whatever the analysis stumbled over first.
+        let axes = axes.map_err(|refusal| match refusal.code {
+            Code::NotSelfAttention => refusal,
+            _ => attentions::over_others(graph, &core, input, all)
+                .or(windowed)
+                .unwrap_or(refusal),
+        });
         blocks.push(Block {
             input,
             output,
@@ -347,6 +365,14 @@ fn windowed_attention(
             format!("Its queries {others:?} attend to {keys:?} keys each, not to all tokens."),
         ))
     })
+}
+
+/// Where a block ends: not in what follows the stream (a head that takes single tokens, or pools them), and not in another order
+/// of the axes, but at the last value with the stream's shape.
+fn last_of_stream(samples: &Samples, chain: &[ValueId], start: usize, end: usize) -> usize {
+    let shape = |i: usize| chain.get(i).and_then(|&v| samples.shape(v));
+    let is_stream = |&i: &usize| shape(i).is_some() && shape(i) == shape(start);
+    (start + 1..=end).rev().find(is_stream).unwrap_or(end)
 }
 
 /// Where a lone block ends: after the feed-forward segment, and after the norm behind it if there was one behind the attention.

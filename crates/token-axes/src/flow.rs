@@ -130,11 +130,8 @@ impl<'a> Site<'a> {
             return Ok(Operand::Core(layout.clone()));
         }
         let shape = self.samples.shape(value).ok_or_else(|| {
-            let name = &self.graph.value(value).name;
-            self.refuse(
-                Code::UnknownShape,
-                format!("The shape of its input '{name}' is not known."),
-            )
+            let what = format!("its input '{}'", self.graph.value(value).name);
+            shape_unknown(self.graph, self.samples, value, &describe(self.node), &what)
         })?;
         Ok(Operand::External(value, shape))
     }
@@ -178,27 +175,11 @@ impl<'a> Site<'a> {
 
     /// Why an output's shape is not known; a length that was traced into the graph is told as such.
     fn shape_unknown(&self, index: usize) -> Refusal {
-        let facts = self.samples.0.first();
-        if let Some(baked) = facts.and_then(|f| f.baked().iter().find(|b| b.node == self.id)) {
-            return self.refuse(
-                Code::BakedLength,
-                format!(
-                    "'{}' is declared dynamic, but this node only works for {}.",
-                    baked.symbol, baked.literal
-                ),
-            );
+        let (name, what) = (describe(self.node), "its output");
+        match self.output(index) {
+            Some(output) => shape_unknown(self.graph, self.samples, output, &name, what),
+            None => self.refuse(Code::UnknownShape, format!("It has no output {index}.")),
         }
-        let reason = self
-            .output(index)
-            .and_then(|v| facts?.unknown(v))
-            .map(|u| format!(" ({})", u.reason));
-        self.refuse(
-            Code::UnknownShape,
-            format!(
-                "The shape of its output is not known{}.",
-                reason.unwrap_or_default()
-            ),
-        )
     }
 
     /// An axis number from an attribute or operand, made non-negative.
@@ -303,6 +284,46 @@ impl<'a> Site<'a> {
             .map(|(i, _)| (i, input, i))
             .collect()
     }
+}
+
+/// Why a shape is not known, as a refusal: at the node to blame, and if a length was traced into the graph there, as such.
+pub(crate) fn shape_unknown(
+    graph: &Graph,
+    samples: &Samples,
+    value: ValueId,
+    node: &str,
+    what: &str,
+) -> Refusal {
+    let unknown = format!("The shape of {what} is not known");
+    let cause = samples.0.iter().find_map(|f| f.cause(value));
+    match cause.and_then(|c| c.node) {
+        Some(at) if describe(graph.node(at)) != node => {
+            let reason = cause.map_or("", |c| &c.reason);
+            let at_fault = describe(graph.node(at));
+            baked(samples, at, &at_fault).unwrap_or_else(|| {
+                let reason = format!("{unknown}, since it is not that of {at_fault}: {reason}.");
+                Refusal::new(Code::UnknownShape, node, reason)
+            })
+        }
+        Some(at) => baked(samples, at, node).unwrap_or_else(|| {
+            let reason = cause.map_or("", |c| &c.reason);
+            Refusal::new(Code::UnknownShape, node, format!("{unknown}: {reason}."))
+        }),
+        None => Refusal::new(Code::UnknownShape, node, format!("{unknown}.")),
+    }
+}
+
+/// The refusal of a node that works for one length, or up to one.
+pub(crate) fn baked(samples: &Samples, id: NodeId, node: &str) -> Option<Refusal> {
+    let baked = samples
+        .0
+        .iter()
+        .find_map(|f| f.baked().iter().find(|b| b.node == id))?;
+    let reason = format!(
+        "'{}' is declared dynamic, but this node was made for {}.",
+        baked.symbol, baked.literal
+    );
+    Some(Refusal::new(Code::BakedLength, node, reason))
 }
 
 /// A node as messages name it.

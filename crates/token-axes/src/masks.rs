@@ -135,7 +135,7 @@ fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64
         let x = at(i, j);
         // Of a condition either value may be the blocking one: what counts is that the two directions differ.
         let zero_blocks = is_bool || op == "Mul";
-        (zero_blocks && x == 0.0) || (!is_bool && x <= largest[i] - BLOCKED)
+        (zero_blocks && x == 0.0) || (!is_bool && x - largest[i] <= -BLOCKED)
     };
     let padding: Vec<bool> = (0..n)
         .map(|j| {

@@ -44,6 +44,9 @@ pub enum Code {
     /// An external value whose rows for the compressed sequence cannot be derived.
     #[serde(rename = "R-EXTERNAL")]
     External,
+    /// The analysis contradicts itself: a defect of this program.
+    #[serde(rename = "R-INTERNAL")]
+    Internal,
 }
 
 impl Code {
@@ -63,6 +66,7 @@ impl Code {
             Code::NotSelfAttention => "R-NOT-SELF-ATTENTION",
             Code::DataType => "R-DATA-TYPE",
             Code::External => "R-EXTERNAL",
+            Code::Internal => "R-INTERNAL",
         }
     }
 
@@ -92,7 +96,7 @@ impl Code {
                 "Run the exporter's shape inference, or give the graph inputs named dynamic dimensions."
             }
             Code::Axes => {
-                "Please report the model's graph: the analysis could not follow its layout."
+                "Give dimensions of the model's inputs that are always equal one name, and keep batch, tokens and channels in axes of their own."
             }
             Code::ManyAttentions => {
                 "The attentions share one residual step; this block must stay as it is."
@@ -103,6 +107,9 @@ impl Code {
             Code::DataType => "Export the model in float32, float16 or bfloat16.",
             Code::External => {
                 "Export the model so that masks and position biases are built from its inputs."
+            }
+            Code::Internal => {
+                "This is a defect of vcc-convert: please report it with the model's graph."
             }
         }
     }

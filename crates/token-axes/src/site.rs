@@ -144,7 +144,7 @@ pub fn instances(
                     inputs.push(Input::Instance(instance, output));
                 } else {
                     return Err(Refusal {
-                        code: Code::Axes,
+                        code: Code::Internal,
                         node: describe(node),
                         reason: format!("The rows of its input {index} could not be told apart."),
                         trail: Vec::new(),
@@ -186,7 +186,7 @@ pub fn instances(
     }
     let Some(place) = find(target, &sides) else {
         return Err(Refusal {
-            code: Code::Axes,
+            code: Code::Internal,
             node: graph.value(target).name.clone(),
             reason: "The value is not computed in the block.".into(),
             trail: Vec::new(),

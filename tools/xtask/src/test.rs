@@ -47,6 +47,7 @@ pub(crate) fn all() -> Result<()> {
     for (what, name) in [
         ("unusual forms of encoders", "forms.py"),
         ("quantised and fused forms of encoders", "fused_forms.py"),
+        ("files around encoders", "file_forms.py"),
         ("random encoders", "random_encoders.py"),
     ] {
         step(what, || {

@@ -1,6 +1,6 @@
 //! Operators that compute each element from the elements at the same place of their inputs.
 
-use super::{Flow, Operand, Site, align};
+use super::{Flow, Operand, Site, align, describe};
 use crate::dim::Dim;
 use crate::layout::{Axis, Layout, Role, axis_size, feature, has_tokens, is_feature};
 use crate::refusal::{Code, Refusal};
@@ -250,14 +250,8 @@ pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refus
                 }
             }
             Operand::External(value, shape) => {
-                let frame = align(shape, &axes).ok_or_else(|| {
-                    let name = &site.graph.value(*value).name;
-                    let sizes: Vec<Dim> = axes.iter().map(axis_size).collect();
-                    site.refuse(
-                        baked(shape, &axes),
-                        format!("'{name}' of shape {shape:?} meets values of shape {sizes:?}."),
-                    )
-                })?;
+                let frame =
+                    align(shape, &axes).ok_or_else(|| differ(site, *value, shape, &axes))?;
                 for (i, axis) in frame.iter().enumerate() {
                     if axis.present && has_tokens(&axis.axis) {
                         flow.links.push((i, *input, i));
@@ -275,19 +269,26 @@ pub(super) fn broadcast(site: &Site<'_>, inputs: &[usize]) -> Result<Flow, Refus
     Ok(flow)
 }
 
-/// A literal size where tokens should be is a traced length.
-fn baked(shape: &[Dim], axes: &[Axis]) -> Code {
+/// Sizes that meet and are not the same. A literal size where tokens should be is a traced length.
+fn differ(site: &Site<'_>, value: onnx_model::ValueId, shape: &[Dim], axes: &[Axis]) -> Refusal {
+    let sizes: Vec<Dim> = axes.iter().map(axis_size).collect();
+    let name = &site.graph.value(value).name;
     let skip = axes.len().saturating_sub(shape.len());
     let literal = shape.iter().zip(axes.iter().skip(skip)).any(|(d, axis)| {
         has_tokens(axis)
             && d.constant().is_some_and(|c| c != 1)
             && axis_size(axis).constant().is_none()
     });
-    if literal {
+    let code = if literal {
         Code::BakedLength
     } else {
         Code::Axes
-    }
+    };
+    let baked = super::baked(site.samples, site.id, &describe(site.node));
+    baked.unwrap_or_else(|| {
+        let reason = format!("'{name}' of shape {shape:?} meets values of shape {sizes:?}.");
+        site.refuse(code, reason)
+    })
 }
 
 fn merge(site: &Site<'_>, into: &mut Axis, axis: &Axis) -> Result<(), Refusal> {

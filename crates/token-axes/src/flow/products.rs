@@ -71,7 +71,9 @@ fn contract(
     let mut sides = Vec::new();
     for (input, letters) in inputs {
         let side = match site.factor(*input)? {
-            Operand::Core(layout) => Side::Core(layout.0),
+            Operand::Core(layout) => Side::Core(without_batch_of_one(layout.0, |axis| {
+                letters.get(axis).is_some_and(|l| !output.contains(l))
+            })),
             Operand::External(value, shape) => Side::External(value, shape),
         };
         let rank = match &side {
@@ -223,6 +225,25 @@ fn contract(
     );
     flow.outputs = site.all_outputs(out);
     Ok((flow, grown))
+}
+
+/// A batch of one that a Reshape has left in front of features belongs to the tokens before them as well: there it is not
+/// summed up.
+fn without_batch_of_one(mut axes: Vec<Axis>, is_summed: impl Fn(usize) -> bool) -> Vec<Axis> {
+    for i in (1..axes.len()).filter(|&i| is_summed(i)) {
+        let (before, rest) = axes.split_at_mut(i);
+        let (Some(before), Some(axis)) = (before.last_mut(), rest.first_mut()) else {
+            continue;
+        };
+        let is_one = |axis: &Axis| {
+            axis.first()
+                .is_some_and(|f| f.role == Role::Batch && f.size == Dim::ONE)
+        };
+        if has_tokens(before) && is_one(axis) {
+            before.push(axis.remove(0));
+        }
+    }
+    axes
 }
 
 fn rank_of(site: &Site<'_>, input: usize) -> Result<usize, Refusal> {

@@ -2,7 +2,8 @@
 
 use onnx_model::AttrValue;
 
-use super::op::{Fail, Op, Outs, axes, because, one, shaped};
+use super::index::{positions, strides};
+use super::op::{Fail, Op, Outs, axes, because, filled, one, shaped, small};
 
 /// The window of a convolution or pooling: sizes per spatial axis.
 struct Window {
@@ -151,7 +152,7 @@ pub(super) fn resize(op: &Op) -> Outs {
             return because(format!("the sizes {sizes:?} do not fit {} axes", at.len()));
         }
         at.iter().zip(sizes).for_each(|(&a, &s)| shape[a] = s);
-        return one(shape);
+        return resampled(op, shape, &[]);
     }
     // Operator set 10 and Upsample have the scales in input 1, later ones in input 2; before they are an attribute.
     let scales = [2, 1]
@@ -174,7 +175,64 @@ pub(super) fn resize(op: &Op) -> Outs {
         }
         shape[a] = size as i64;
     }
-    one(shape)
+    let mut factors = vec![1.0; dims.len()];
+    at.iter().zip(&scales).for_each(|(&a, &s)| factors[a] = s);
+    resampled(op, shape, &factors)
+}
+
+/// The output of a resampling with its content: that of the input if no size changes, else of the nearest elements. The scales
+/// are those of the axes, or follow from the sizes.
+fn resampled(op: &Op, shape: Vec<i64>, scales: &[f64]) -> Outs {
+    let dims = op.shape(0)?;
+    let unchanged = dims == shape && scales.iter().all(|&s| s == 1.0);
+    let content = if unchanged {
+        op.content(0).cloned()
+    } else if small(&shape) {
+        nearest(op, dims, &shape, scales).and_then(|from| op.content(0)?.take(&from))
+    } else {
+        None
+    };
+    filled(shape, content)
+}
+
+/// The input position of every output element.
+fn nearest(op: &Op, dims: &[i64], shape: &[i64], scales: &[f64]) -> Option<Vec<i64>> {
+    let is_known = op.node.op_type == "Resize" && op.opset >= 11;
+    if op.node.attr_str("mode").is_some_and(|m| m != "nearest") || !is_known {
+        return None;
+    }
+    let half_pixel = match op
+        .node
+        .attr_str("coordinate_transformation_mode")
+        .as_deref()
+    {
+        None | Some("half_pixel") => true,
+        Some("asymmetric") => false,
+        _ => return None,
+    };
+    let round: fn(f64) -> f64 = match op.node.attr_str("nearest_mode").as_deref() {
+        None | Some("round_prefer_floor") => |x| (x - 0.5).ceil(),
+        Some("round_prefer_ceil") => |x| (x + 0.5).floor(),
+        Some("floor") => f64::floor,
+        Some("ceil") => f64::ceil,
+        _ => return None,
+    };
+    let own = strides(dims);
+    let source = |axis: usize, to: i64| -> i64 {
+        let (size, wanted) = (dims[axis], shape[axis]);
+        let scale = scales.get(axis).copied();
+        let scale = scale.unwrap_or(wanted as f64 / size.max(1) as f64);
+        let shift = if half_pixel { 0.5 } else { 0.0 };
+        let at = round((to as f64 + shift) / scale - shift) as i64;
+        at.clamp(0, (size - 1).max(0))
+    };
+    let position = |at: &[i64]| -> i64 {
+        let places = at.iter().enumerate().zip(&own);
+        places
+            .map(|((axis, &to), &stride)| source(axis, to) * stride)
+            .sum()
+    };
+    Some(positions(shape, position))
 }
 
 /// `DepthToSpace`, `SpaceToDepth`.

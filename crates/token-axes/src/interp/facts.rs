@@ -27,7 +27,7 @@ pub struct Unknown {
     pub from: Option<ValueId>,
 }
 
-/// A size that is declared dynamic but is a number inside the graph.
+/// A size that is declared dynamic but is a number inside the graph, or may not be larger than one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Baked {
     /// Where the two meet.
@@ -100,7 +100,20 @@ impl Facts {
         self.unknown.get(&v).filter(|_| self.shape(v).is_none())
     }
 
-    /// Sizes that are declared dynamic but are numbers inside the graph.
+    /// What the shape of a value is not known for in the end; nothing if it is known.
+    pub fn cause(&self, v: ValueId) -> Option<&Unknown> {
+        let mut cause = self.unknown(v)?;
+        // Every step goes to a value that was made before.
+        for _ in 0..self.unknown.len() {
+            match cause.from.and_then(|v| self.unknown(v)) {
+                Some(next) => cause = next,
+                None => break,
+            }
+        }
+        Some(cause)
+    }
+
+    /// Sizes that are declared dynamic but are numbers inside the graph, or may not be larger than one.
     pub fn baked(&self) -> &[Baked] {
         &self.baked
     }

@@ -63,6 +63,8 @@ pub(super) fn symbol_of(input: &str, axis: usize, dim: &Dimension) -> Result<i64
 struct Symbol {
     name: String,
     role: Role,
+    /// It is the length of audio too.
+    is_long: bool,
     feature: bool,
 }
 
@@ -98,6 +100,7 @@ fn symbols(model: &Model) -> Vec<Symbol> {
             match index.get(&name).and_then(|&i| found.get_mut(i)) {
                 Some(s) => {
                     s.role = s.role.min(role);
+                    s.is_long |= role == Role::Long;
                     s.feature &= feature;
                 }
                 None => {
@@ -105,6 +108,7 @@ fn symbols(model: &Model) -> Vec<Symbol> {
                     found.push(Symbol {
                         name,
                         role,
+                        is_long: role == Role::Long,
                         feature,
                     });
                 }
@@ -148,11 +152,14 @@ fn numbers_in(model: &Model) -> BTreeSet<i64> {
     numbers
 }
 
-/// Symbols that are equal, and those that are numbers.
+/// Symbols that are equal, those that are numbers, and those that are sizes computed from others.
 #[derive(Clone, Default)]
 struct Merged {
     parent: BTreeMap<String, String>,
     numbers: BTreeMap<String, i64>,
+    computed: BTreeMap<String, [i64; SAMPLES]>,
+    /// There were more rounds to go: a hostile graph, which is not looked at any further.
+    unfinished: bool,
 }
 
 impl Merged {
@@ -186,6 +193,26 @@ impl Merged {
         }
         true
     }
+
+    /// Gives symbols that at every sample meet another size, one computed from other symbols, that size: the tokens of a mask
+    /// are those that a convolution leaves. Each only once: a size may not be computed from itself. Says whether that is news.
+    fn note_computed(&mut self, runs: &[(Facts, Vec<SizeConflict>)]) -> bool {
+        let mut met: BTreeMap<(NodeId, &str), Vec<i64>> = BTreeMap::new();
+        for b in runs.iter().flat_map(|(facts, _)| &facts.baked) {
+            met.entry((b.node, &b.symbol)).or_default().push(b.literal);
+        }
+        let mut news = false;
+        for ((_, symbol), sizes) in met {
+            let distinct: BTreeSet<i64> = sizes.iter().copied().filter(|&n| n > 1).collect();
+            let root = self.root(symbol).to_owned();
+            let is_open = !self.numbers.contains_key(&root) && !self.computed.contains_key(&root);
+            if let (Ok(sizes), SAMPLES, true) = (sizes.try_into(), distinct.len(), is_open) {
+                self.computed.insert(root, sizes);
+                news = true;
+            }
+        }
+        news
+    }
 }
 
 /// A graph and what is known of its symbols.
@@ -199,15 +226,20 @@ struct Search<'a> {
 impl Search<'_> {
     /// The samples for what is known of the symbols.
     fn samples(&self, merged: &Merged, scale: Scale) -> Vec<Sample> {
-        let mut roles: Vec<(&str, Role)> = Vec::new();
+        // What is audio in one input and tokens in another is tokens only if no more than one sample makes a token.
+        let may_be_long = scale.long > SCALES[0].long;
+        let mut roles: Vec<(&str, Role, bool)> = Vec::new();
         let mut index: BTreeMap<&str, usize> = BTreeMap::new();
         for s in &self.symbols {
             let root = merged.root(&s.name);
             match index.get(root).and_then(|&i| roles.get_mut(i)) {
-                Some((_, role)) => *role = (*role).min(s.role),
+                Some((_, role, is_long)) => {
+                    *role = (*role).min(s.role);
+                    *is_long |= s.is_long;
+                }
                 None => {
                     index.insert(root, roles.len());
-                    roles.push((root, s.role));
+                    roles.push((root, s.role, s.is_long));
                 }
             }
         }
@@ -215,9 +247,18 @@ impl Search<'_> {
         let mut sizes: BTreeMap<&str, [i64; SAMPLES]> = BTreeMap::new();
         // Batches first: they get the smallest.
         for wanted in [Role::Batch, Role::Token, Role::Image, Role::Long] {
-            for (name, _) in roles.iter().filter(|(_, role)| *role == wanted) {
+            let role = |role: Role, is_long: bool| {
+                if role == Role::Token && is_long && may_be_long {
+                    Role::Long
+                } else {
+                    role
+                }
+            };
+            for (name, ..) in roles.iter().filter(|(_, r, l)| role(*r, *l) == wanted) {
                 let fixed = merged.numbers.get(*name).map(|&n| [n; SAMPLES]);
-                sizes.insert(name, fixed.unwrap_or_else(|| primes.sizes(wanted, scale)));
+                // A symbol that is computed takes its primes all the same: the others keep theirs.
+                let own = fixed.unwrap_or_else(|| primes.sizes(wanted, scale));
+                sizes.insert(name, merged.computed.get(*name).copied().unwrap_or(own));
             }
         }
         let size = |s: &Symbol, i: usize| {
@@ -250,6 +291,8 @@ impl Search<'_> {
     /// Evaluates the graph, merging symbols, until nothing new shows to be equal. What differs at every sample is equal;
     /// what differs at some of them only is a coincidence of sizes.
     fn settle(&self, mut merged: Merged, scale: Scale) -> (Evaluation, Merged) {
+        // At other sizes others are computed.
+        merged.computed.clear();
         for round in 0.. {
             let samples = self.samples(&merged, scale);
             let runs: Vec<_> = samples
@@ -262,11 +305,13 @@ impl Search<'_> {
             let news = first
                 .iter()
                 .filter(in_all)
-                .fold(false, |news, c| merged.note(c) | news);
+                .fold(false, |news, c| merged.note(c) | news)
+                || merged.note_computed(&runs);
             if !news || round == ROUNDS {
+                merged.unfinished = news;
                 let root = |s: &Symbol| (s.name.clone(), merged.root(&s.name).to_owned());
                 let mut facts: Vec<Facts> = runs.into_iter().map(|(facts, _)| facts).collect();
-                settle_baked(&mut facts);
+                settle_baked(&mut facts, &samples);
                 let symbols = self.symbols.iter().map(root).collect();
                 return (
                     Evaluation {
@@ -301,11 +346,11 @@ pub fn explore(model: &Model) -> Evaluation {
     if search
         .symbols
         .iter()
-        .any(|s| matches!(s.role, Role::Image | Role::Long))
+        .any(|s| s.role == Role::Image || s.is_long)
     {
         let mut doubts = best.doubts(&model.graph);
         for next in larger {
-            if doubts == (0, 0) {
+            if doubts == (0, 0) || merged.unfinished {
                 break;
             }
             let (found, symbols) = search.settle(Merged::default(), next);
@@ -321,7 +366,7 @@ pub fn explore(model: &Model) -> Evaluation {
         }
         if search.symbols.iter().any(|s| s.role == Role::Token) {
             let (next, _) = search.settle(merged.clone(), Scale { token, ..scale });
-            if next.failures() < best.failures() {
+            if next.doubts(&model.graph) < best.doubts(&model.graph) {
                 best = next;
             }
         }
@@ -338,7 +383,7 @@ pub fn explore(model: &Model) -> Evaluation {
                     .map(|s| (merged.root(&s.name).to_owned(), edge)),
             );
             let (next, _) = search.settle(fixed, scale);
-            if next.failures() < best.failures() {
+            if next.doubts(&model.graph) < best.doubts(&model.graph) {
                 best = next;
             }
         }
@@ -352,8 +397,9 @@ impl Evaluation {
         self.facts.iter().map(|f| f.differing.len()).sum()
     }
 
-    /// The failures, and what tells of samples that are too small: how many values have no shape, or an axis that at some sample
-    /// is nothing or does not tell it from another, and how many windows leave the same number of places at all samples.
+    /// What tells of unsuitable samples: how many values have no shape, or an axis that at some sample is nothing or does not tell
+    /// it from another, and how many windows leave the same number of places at all samples; then, the failures. A node that
+    /// fails hides the failures behind it, so that these alone tell little.
     fn doubts(&self, graph: &Graph) -> (usize, usize) {
         let sizes = |v: ValueId, axis: usize| -> Option<Vec<i64>> {
             let size = |f: &Facts| Some(f.shape(v)?.get(axis).copied().unwrap_or(1));
@@ -389,12 +435,13 @@ impl Evaluation {
         };
         let values = graph.value_ids().filter(|&v| is_doubtful(v)).count();
         let windows = graph.node_ids().filter(|&n| is_window_too_large(n));
-        (self.failures(), values + windows.count())
+        (values + windows.count(), self.failures())
     }
 }
 
-/// Keeps those sizes inside the graph that are the same number at every sample where they show.
-fn settle_baked(facts: &mut [Facts]) {
+/// Keeps those sizes inside the graph that are the same number at every sample where they show: at several, or at just those
+/// where the symbol is larger (a table that is too short).
+fn settle_baked(facts: &mut [Facts], samples: &[Sample]) {
     let all: Vec<_> = facts.iter().flat_map(|f| f.baked.iter().cloned()).collect();
     let mut places: BTreeMap<(NodeId, String), Vec<i64>> = BTreeMap::new();
     for b in all {
@@ -408,7 +455,10 @@ fn settle_baked(facts: &mut [Facts]) {
             let met = places
                 .get(&(b.node, b.symbol.clone()))
                 .map_or(&[][..], Vec::as_slice);
-            met.len() > 1 && met.iter().all(|&l| l == b.literal)
+            let larger = samples
+                .iter()
+                .filter(|s| s.dims.get(&b.symbol).is_some_and(|&size| size > b.literal));
+            (met.len() > 1 || larger.count() == met.len()) && met.iter().all(|&l| l == b.literal)
         });
     }
 }

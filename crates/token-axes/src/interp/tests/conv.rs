@@ -90,3 +90,68 @@ fn resizing() {
         Some(vec![1, 3, 8, 7])
     );
 }
+
+/// Against what ONNX Runtime gives.
+#[test]
+fn resized_contents_are_the_nearest() {
+    let mode = |mode: &str, transformation: &str, nearest: &str| {
+        [
+            ("mode".to_owned(), AttrValue::Str(mode.into())),
+            (
+                "coordinate_transformation_mode".to_owned(),
+                AttrValue::Str(transformation.into()),
+            ),
+            ("nearest_mode".to_owned(), AttrValue::Str(nearest.into())),
+        ]
+    };
+    let count = |dims: &[i64]| {
+        (0..dims.iter().product::<i64>())
+            .map(|i| i as f32)
+            .collect::<Vec<_>>()
+    };
+    let content =
+        |dims: &[i64], sizes: &[i64], scales: &[f32], attributes: &[(String, AttrValue)]| {
+            let x = count(dims);
+            let (none, rank) = (scales.is_empty(), dims.len() as i64);
+            let scales = Floats(if none { &[0] } else { &[2] }, scales);
+            let sizes = if sizes.is_empty() {
+                Nothing
+            } else {
+                Ints(&[rank], sizes)
+            };
+            let found = node(
+                17,
+                "Resize",
+                &[Floats(dims, &x), Nothing, scales, sizes],
+                attributes,
+                1,
+            );
+            found.content().map(|_| found.floats())
+        };
+    let half = mode("nearest", "half_pixel", "floor");
+    assert_eq!(
+        content(&[1, 5], &[1, 3], &[], &half),
+        Some(vec![0.0, 2.0, 3.0])
+    );
+    assert_eq!(
+        content(&[1, 5], &[1, 3], &[], &[]),
+        Some(vec![0.0, 2.0, 4.0])
+    );
+    let plain = mode("nearest", "asymmetric", "floor");
+    let seven = vec![0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 2.0];
+    assert_eq!(content(&[1, 3], &[1, 7], &[], &plain), Some(seven));
+    let ceil = mode("nearest", "asymmetric", "ceil");
+    assert_eq!(
+        content(&[2, 4], &[], &[1.0, 0.6], &ceil),
+        Some(vec![0.0, 2.0, 4.0, 6.0])
+    );
+    // Other resamplings are known only where they change nothing.
+    let linear = mode("linear", "half_pixel", "floor");
+    assert_eq!(
+        content(&[2, 2], &[2, 2], &[], &linear),
+        Some(vec![0.0, 1.0, 2.0, 3.0])
+    );
+    assert_eq!(content(&[2, 2], &[2, 3], &[], &linear), None);
+    let corners = mode("nearest", "align_corners", "floor");
+    assert_eq!(content(&[2, 2], &[2, 3], &[], &corners), None);
+}

@@ -234,6 +234,66 @@ fn audio_is_as_short_as_it_may_be() {
     assert_eq!(cut(5, 2), None, "a table that is shorter than any text");
 }
 
+/// A mask has the tokens that a convolution leaves of the samples: its symbol is no size of its own.
+#[test]
+fn a_symbol_takes_the_size_that_it_meets() {
+    let mut net = Net::new(17);
+    let wave = net.input("wave", F32, &["batch", "1", "samples"]);
+    let mask = net.input("mask", F32, &["batch", "1", "tokens"]);
+    let kernel = net.operand(&Floats(&[8, 1, 4], &[0.5; 32])).unwrap();
+    let strides = [attr_ints("strides", &[2])];
+    let x = net.add("Conv", &[Some(wave), Some(kernel)], &strides, 1)[0];
+    let masked = net.op("Mul", &[x, mask]);
+    let found = net.explore();
+    for (sample, facts) in found.samples.iter().zip(&found.facts) {
+        let tokens = (sample.dims["samples"] - 4) / 2 + 1;
+        assert_eq!(sample.dims["tokens"], tokens);
+        assert_eq!(
+            facts.shape(masked),
+            Some(&[sample.dims["batch"], 8, tokens][..])
+        );
+        assert!(facts.baked().is_empty());
+    }
+}
+
+/// No size is its own convolution.
+#[test]
+fn a_size_that_is_computed_from_itself_stays_unknown() {
+    let mut net = Net::new(17);
+    let x = net.input("x", F32, &["batch", "8", "n"]);
+    let kernel = net.operand(&Floats(&[8, 8, 3], &[0.5; 192])).unwrap();
+    let y = net.op("Conv", &[x, kernel]);
+    let sum = net.op("Add", &[x, y]);
+    let found = net.explore();
+    assert!(found.facts.iter().all(|f| f.shape(sum).is_none()));
+}
+
+/// A table that is too short for some of the samples.
+#[test]
+fn a_largest_size_is_told() {
+    let mut net = Net::new(17);
+    let x = net.input("x", I64, &["batch", "n"]);
+    let dims = net.op("Shape", &[x]);
+    let at = net.ints(&[1]);
+    let n = net.op("Gather", &[dims, at]);
+    let table = net.operand(&Ints(&[17], &[1; 17])).unwrap();
+    let zero = net.ints(&[0]);
+    let cut = net.op("Slice", &[table, zero, n]);
+    let sum = net.op("Add", &[x, cut]);
+    let found = net.explore();
+    let baked: Vec<_> = found.facts.iter().flat_map(|f| f.baked()).collect();
+    assert!(!baked.is_empty() && baked.iter().all(|b| b.symbol == "n" && b.literal == 17));
+    let cause = found
+        .facts
+        .iter()
+        .find_map(|f| f.cause(sum))
+        .expect("unknown");
+    assert_eq!(
+        cause.node,
+        net.model.graph.value(sum).producer().map(|(n, _)| n)
+    );
+}
+
 #[test]
 fn the_lengths_of_a_second_encoder_are_short() {
     let mut net = Net::new(17);
