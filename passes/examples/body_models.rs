@@ -31,7 +31,12 @@ fn write_model(line: &str) -> Result<()> {
         .ok_or("not an operator of ai.vcc")?;
     let ladder = node.attr_ints("ladder").ok_or("no ladder")?;
     let opset = model.opset("").ok_or("no opset")?;
-    let function = bodies::function(op, &BodyParams { opset, ladder });
+    let params = BodyParams {
+        opset,
+        ladder,
+        capacity: None,
+    };
+    let function = bodies::function(op, &params);
     match form {
         "call" => model.add_function(function),
         "inline" => {

@@ -43,6 +43,7 @@ fn params(c: &Conversion, node: NodeId) -> BodyParams {
             .node(node)
             .attr_ints("ladder")
             .unwrap_or_default(),
+        capacity: None,
     }
 }
 
@@ -73,7 +74,11 @@ fn inline(c: &mut Conversion, nodes: &[NodeId]) -> Result<(), Error> {
         let Some(operator) = operator(c, node) else {
             continue;
         };
-        let function = bodies::function(operator, &params(c, node));
+        let params = BodyParams {
+            capacity: c.model.graph.node(node).attr_int("capacity"),
+            ..params(c, node)
+        };
+        let function = bodies::function(operator, &params);
         c.model.graph.inline_function(node, &function)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `vcc verify --exact`: proves the rewrite. CONV is rebuilt from ORIG and its recorded plan and must be the same bytes; then
 //! it is rebuilt with every level refined and every window the whole length, and every element of every output must equal ORIG's.
 
+use crate::engine::Engine;
 use crate::inputs::Bounds;
 use crate::source;
 use crate::verify::{Options, Report, compare_cases};
@@ -9,7 +10,7 @@ use onnx_model::DataType;
 use std::path::Path;
 use vcc_passes::Form;
 use vcc_passes::plan::Plan;
-use vcc_run::{Padding, Session};
+use vcc_run::Padding;
 
 /// Relative tolerance of float32 models.
 const TOLERANCE: f64 = 1e-4;
@@ -20,12 +21,11 @@ const LENGTHS: [usize; 5] = [1, 15, 17, 64, 101];
 
 pub(crate) fn verify(
     options: &Options,
+    engine: &Engine,
     plan: &Plan,
     form: Form,
     bounds: &Bounds,
 ) -> Result<Report> {
-    let runtime = options.runtime.load()?;
-    let library = options.runtime.library()?;
     let sha256 = source::sha256(&options.original)?;
     let scratch = || source::scratch_beside(&options.converted);
     let again = scratch()?;
@@ -38,13 +38,9 @@ pub(crate) fn verify(
     source::rebuild(&options.original, &sha256, &plan.at_full_budget(), form)?
         .model
         .save(full.path())?;
-    let mut original = Session::open(&runtime, &options.original, &options.runtime.session(None))?;
-    let mut converted = Session::open(
-        &runtime,
-        full.path(),
-        &options.runtime.session(library.clone()),
-    )?;
-    // ONNX Runtime has read it; an interrupted run leaves nothing behind.
+    let mut original = engine.open(&options.runtime, &options.original, false)?;
+    let mut converted = engine.open(&options.runtime, full.path(), true)?;
+    // The engine has read it; an interrupted run leaves nothing behind.
     drop(full);
     let is_half = has_half_weights(&options.original)?;
     let tolerance = if is_half { TOLERANCE_F16 } else { TOLERANCE };
@@ -74,9 +70,9 @@ pub(crate) fn verify(
         || outputs().any(super::verify::OutputReport::broken);
     reports.sort_by_key(|r| r.length);
     Ok(Report {
-        engine: "ort",
-        runtime: runtime.version().to_owned(),
-        library: library.map(|p| p.display().to_string()),
+        engine: engine.name(),
+        runtime: engine.version(),
+        library: engine.library().map(|p| p.display().to_string()),
         verdict: if failed { "failed" } else { "ok" },
         rebuilt_identical: Some(identical),
         max_rel: Some(worst),

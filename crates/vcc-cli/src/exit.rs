@@ -78,7 +78,9 @@ fn of_error(error: &anyhow::Error) -> u8 {
             Some(RunError::RuntimeNotFound { .. } | RunError::RuntimeAlreadyLoaded { .. }) => {
                 return NO_RUNTIME;
             }
-            Some(RunError::Open { .. } | RunError::Run { .. }) => return BAD_MODEL,
+            Some(RunError::Open { .. } | RunError::Run { .. } | RunError::Operator { .. }) => {
+                return BAD_MODEL;
+            }
             Some(_) => return USAGE,
             None => {}
         }

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod convert;
 mod diff;
+mod engine;
 mod exact;
 mod exit;
 mod inputs;
@@ -32,7 +33,7 @@ enum Command {
     Convert(convert::Options),
     /// Show blocks, token axes, externals and refusals
     Inspect(inspect::Options),
-    /// Compare the original with the converted model in ONNX Runtime
+    /// Compare the original with the converted model
     Verify(verify::Options),
     /// Measure time and peak memory of both models side by side
     Bench(bench::Options),

@@ -3,6 +3,7 @@
 //! Bisects whole percentages: quality need not grow with every segment, so the plan found is one that meets the target and whose
 //! next smaller tried neighbour does not; it says nothing about other inputs.
 
+use crate::engine::{Engine, EngineName, Runner};
 use crate::exit::{Usage, Verdict};
 use crate::inputs::{self, Bounds, Case};
 use crate::source;
@@ -14,7 +15,7 @@ use std::str::FromStr;
 use vcc_passes::pipeline::{Hooks, convert};
 use vcc_passes::plan::{Capacity, Ladder, Plan, Refine, Refinements, VipSpec};
 use vcc_passes::{Conversion, EncoderOptions, Form, Pass, Request};
-use vcc_run::{Padding, Runtime, Session};
+use vcc_run::Padding;
 
 /// Options of `vcc tune`.
 #[derive(Args)]
@@ -86,8 +87,8 @@ impl Target {
 pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let base = base_plan(options)?;
     let sha256 = source::sha256(&options.original)?;
-    let runtime = options.runtime.load()?;
-    let mut original = Session::open(&runtime, &options.original, &options.runtime.session(None))?;
+    let engine = Engine::load(&options.runtime, EngineName::Ort)?;
+    let mut original = engine.open(&options.runtime, &options.original, false)?;
     let bounds = Bounds::of(&source::open(&options.original)?);
     let cases = options
         .inputs
@@ -97,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         bar.set_message(format!("{percent}% refined"));
         let figure = measure(
             options,
-            &runtime,
+            &engine,
             &mut original,
             &cases,
             &at(&base, percent),
@@ -173,8 +174,8 @@ fn at(plan: &Plan, percent: i64) -> Plan {
 
 fn measure(
     options: &Options,
-    runtime: &Runtime,
-    original: &mut Session,
+    engine: &Engine,
+    original: &mut Runner,
     cases: &[Case],
     plan: &Plan,
     sha256: &str,
@@ -183,8 +184,7 @@ fn measure(
     source::rebuild(&options.original, sha256, plan, Form::default())?
         .model
         .save(file.path())?;
-    let session = options.runtime.session(options.runtime.library()?);
-    let mut converted = Session::open(runtime, file.path(), &session)?;
+    let mut converted = engine.open(&options.runtime, file.path(), true)?;
     drop(file);
     let reports = compare_cases(
         plan,

@@ -1,5 +1,6 @@
 //! `vcc verify ORIG CONV`: what the conversion costs in quality, or (`--exact`) that the rewrite is right.
 
+use crate::engine::{Engine, EngineName, Runner};
 use crate::exact;
 use crate::exit::{Usage, Verdict};
 use crate::inputs::{self, Bounds, Case, token_mask};
@@ -11,10 +12,11 @@ use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::path::PathBuf;
+use vcc_passes::Form;
 use vcc_passes::plan::{Capacity, EncoderPlan, Plan};
 use vcc_run::{
-    CompareOptions, ElementType, OutputComparison, Padding, RunError, Runtime, Session,
-    SessionOptions, compare, find_ops_library,
+    CompareOptions, ElementType, OutputComparison, Padding, RunError, Runtime, SessionOptions,
+    compare, find_ops_library,
 };
 
 /// Options of `vcc verify`.
@@ -35,6 +37,9 @@ pub(crate) struct Options {
     /// Count top-1 agreement for all outputs, not only for those named logits
     #[arg(long)]
     logits: bool,
+    /// What runs the models
+    #[arg(long, value_enum, default_value_t = EngineName::Ort)]
+    engine: EngineName,
     #[command(flatten)]
     pub(crate) runtime: RuntimeOptions,
     /// Print one JSON object
@@ -69,6 +74,11 @@ pub(crate) struct RuntimeOptions {
 impl RuntimeOptions {
     pub(crate) fn load(&self) -> Result<Runtime> {
         Ok(Runtime::load(self.ort.as_deref())?)
+    }
+
+    /// Whether anything was asked for that only ONNX Runtime has.
+    pub(crate) fn only_for_ort(&self) -> bool {
+        self.ort.is_some() || self.library.is_some() || self.no_library || self.threads != 0
     }
 
     /// The operator library to register, if there is one and it is wanted.
@@ -151,10 +161,18 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let (plan, form) = source::recorded(&converted, &options.converted)?;
     let bounds = Bounds::of(&original);
     drop((original, converted));
+    let engine = Engine::load(&options.runtime, options.engine)?;
+    if options.engine == EngineName::Tract && form != Form::Inline {
+        return Err(Usage(format!(
+            "tract runs standard operators only, and {} has operators of its own: convert with --inline.",
+            options.converted.display()
+        ))
+        .into());
+    }
     let report = if options.exact {
-        exact::verify(options, &plan, form, &bounds)?
+        exact::verify(options, &engine, &plan, form, &bounds)?
     } else {
-        quality(options, &plan, &bounds)?
+        quality(options, &engine, &plan, &bounds)?
     };
     let failed = report.verdict != "ok";
     if options.json {
@@ -169,15 +187,9 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     })
 }
 
-fn quality(options: &Options, plan: &Plan, bounds: &Bounds) -> Result<Report> {
-    let runtime = options.runtime.load()?;
-    let library = options.runtime.library()?;
-    let mut original = Session::open(&runtime, &options.original, &options.runtime.session(None))?;
-    let mut converted = Session::open(
-        &runtime,
-        &options.converted,
-        &options.runtime.session(library.clone()),
-    )?;
+fn quality(options: &Options, engine: &Engine, plan: &Plan, bounds: &Bounds) -> Result<Report> {
+    let mut original = engine.open(&options.runtime, &options.original, false)?;
+    let mut converted = engine.open(&options.runtime, &options.converted, true)?;
     // The converted model may have a VIP input more.
     let cases = options.inputs.cases(
         converted.inputs(),
@@ -204,9 +216,9 @@ fn quality(options: &Options, plan: &Plan, bounds: &Bounds) -> Result<Report> {
         .any(|o| o.broken() || missed(o));
     reports.sort_by_key(|r| r.length);
     Ok(Report {
-        engine: "ort",
-        runtime: runtime.version().to_owned(),
-        library: library.map(|p| p.display().to_string()),
+        engine: engine.name(),
+        runtime: engine.version(),
+        library: engine.library().map(|p| p.display().to_string()),
         verdict: if failed { "failed" } else { "ok" },
         rebuilt_identical: None,
         max_rel: None,
@@ -219,14 +231,15 @@ fn quality(options: &Options, plan: &Plan, bounds: &Bounds) -> Result<Report> {
 /// Runs both models on all cases. A length that the original cannot run at is skipped and told.
 pub(crate) fn compare_cases(
     plan: &Plan,
-    original: &mut Session,
-    converted: &mut Session,
+    original: &mut Runner,
+    converted: &mut Runner,
     cases: &[Case],
     all_are_logits: bool,
     skipped: &mut Vec<String>,
 ) -> Result<Vec<CaseReport>> {
     let bar = progress(cases.len() as u64);
     let mut reports = Vec::new();
+    let mut refusal = None;
     for case in cases {
         bar.set_message(format!("{} tokens, batch {}", case.length, case.batch));
         let a = match original.run(&case.inputs) {
@@ -236,6 +249,7 @@ pub(crate) fn compare_cases(
                     "{} tokens, batch {}: the original does not run: {e}",
                     case.length, case.batch
                 ));
+                refusal.get_or_insert(e);
                 bar.inc(1);
                 continue;
             }
@@ -290,6 +304,9 @@ pub(crate) fn compare_cases(
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let (true, true, Some(refusal)) = (reports.is_empty(), original.has_limits(), refusal) {
+        return Err(refusal.into());
+    }
     if reports.is_empty() {
         return Err(Usage(format!(
             "The original ran at none of the lengths. {}",
@@ -413,14 +430,15 @@ fn print(report: &Report) {
     for skipped in &report.skipped {
         println!("skipped: {skipped}");
     }
-    let library = report
-        .library
-        .as_deref()
-        .unwrap_or("none, function bodies ran");
-    println!(
-        "ONNX Runtime {}, operator library: {library}",
-        report.runtime
-    );
+    let library = report.library.as_deref();
+    match report.engine {
+        "ort" => println!(
+            "ONNX Runtime {}, operator library: {}",
+            report.runtime,
+            library.unwrap_or("none, function bodies ran")
+        ),
+        engine => println!("{engine} {}", report.runtime),
+    }
     if let Some(identical) = report.rebuilt_identical {
         println!(
             "rebuilt from its record: {}",

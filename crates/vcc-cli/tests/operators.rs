@@ -113,6 +113,7 @@ impl Setting {
             &BodyParams {
                 opset: self.opset,
                 ladder: self.ladder.to_vec(),
+                capacity: (form == Form::Inline).then_some(self.capacity as i64),
             },
         );
         match form {

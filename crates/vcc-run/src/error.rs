@@ -61,21 +61,39 @@ pub enum RunError {
         /// What was tried, in order.
         tried: Vec<Tried>,
     },
-    /// ONNX Runtime refused to open a model.
-    #[error("ONNX Runtime cannot open {model}: {reason}")]
+    /// The engine refused to open a model.
+    #[error("{engine} cannot open {model}: {reason}")]
     Open {
+        /// The engine's name.
+        engine: &'static str,
         /// The model.
         model: String,
-        /// ONNX Runtime's words.
+        /// The engine's words.
         reason: String,
     },
     /// Running a model failed.
-    #[error("ONNX Runtime failed while running {model}: {reason}")]
+    #[error("{engine} failed while running {model}: {reason}")]
     Run {
+        /// The engine's name.
+        engine: &'static str,
         /// The model.
         model: String,
-        /// ONNX Runtime's words.
+        /// The engine's words.
         reason: String,
+    },
+    /// The engine lacks an operator of a model.
+    #[error(
+        "{engine} cannot run {model}: it has no operator {operator}, which is node `{node}`; ONNX Runtime runs it (--engine ort)"
+    )]
+    Operator {
+        /// The engine's name.
+        engine: &'static str,
+        /// The model.
+        model: String,
+        /// Domain and name of the operator.
+        operator: String,
+        /// The first node that is one.
+        node: String,
     },
     /// An input the model needs was not given.
     #[error("{model} needs the input `{input}`, which was not given; given: {}", given.join(", "))]
@@ -154,6 +172,7 @@ impl RunError {
             Self::OpsLibraryNotFound { .. } => "ops-library-not-found",
             Self::Open { .. } => "model-not-opened",
             Self::Run { .. } => "run-failed",
+            Self::Operator { .. } => "operator-not-known",
             Self::MissingInput { .. } => "missing-input",
             Self::InputType { .. } => "input-type",
             Self::UnsupportedType { .. } => "unsupported-type",

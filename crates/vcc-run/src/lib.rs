@@ -1,4 +1,4 @@
-//! Runs models in ONNX Runtime, compares their outputs, measures time and memory.
+//! Runs models in ONNX Runtime (and, with the feature `tract`, in tract), compares their outputs, measures time and memory.
 //!
 //! ```no_run
 //! use vcc_run::{CompareOptions, RandomOptions, Runtime, Session, SessionOptions};
@@ -21,6 +21,8 @@ mod rng;
 mod runtime;
 mod session;
 mod tensors;
+#[cfg(feature = "tract")]
+mod tract;
 
 pub use compare::{
     CompareOptions, Difference, Figures, OutputComparison, RowFigures, TokenMask, compare,
@@ -33,3 +35,5 @@ pub use npz::{read_npz, write_npz};
 pub use runtime::{Runtime, find_ops_library};
 pub use session::{Dim, Optimization, PortInfo, Session, SessionOptions};
 pub use tensors::{Array, Data, ElementType, Inputs, Outputs, Tensors};
+#[cfg(feature = "tract")]
+pub use tract::{TRACT_VERSION, TractModel};

@@ -13,6 +13,9 @@ use crate::error::RunError;
 use crate::runtime::Runtime;
 use crate::tensors::{Array, Data, ElementType, Inputs, Outputs};
 
+/// The name in messages.
+const ENGINE: &str = "ONNX Runtime";
+
 /// How far ONNX Runtime may rewrite the graph before running it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Optimization {
@@ -77,7 +80,7 @@ pub struct PortInfo {
     pub name: String,
     /// The element type, where it is one that can be fed and read.
     pub element_type: Option<ElementType>,
-    /// The type in ONNX Runtime's words.
+    /// The type in the engine's words.
     pub type_name: String,
     /// The dimensions; empty for a scalar, and for what has no shape.
     pub dims: Vec<Dim>,
@@ -161,6 +164,7 @@ impl Session {
         model: String,
     ) -> Result<Self, RunError> {
         let session = session.map_err(|reason| RunError::Open {
+            engine: ENGINE,
             model: model.clone(),
             reason,
         })?;
@@ -219,6 +223,7 @@ impl Session {
         }
         let feeds = feeds(model, &self.inputs, inputs)?;
         let failed = |e: ort::Error| RunError::Run {
+            engine: ENGINE,
             model: model.clone(),
             reason: reason(e),
         };
@@ -234,6 +239,7 @@ impl Session {
             .iter()
             .map(|name| {
                 let value = outputs.get(name).ok_or_else(|| RunError::Run {
+                    engine: ENGINE,
                     model: model.clone(),
                     reason: format!("the output `{name}` did not come back"),
                 })?;
@@ -254,6 +260,7 @@ impl Session {
         match self.session.run(feeds) {
             Ok(_) => Ok(()),
             Err(e) => Err(RunError::Run {
+                engine: ENGINE,
                 model: self.model.clone(),
                 reason: reason(e),
             }),
@@ -310,13 +317,13 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> Result<SessionBuilder
 
 type Feed<'a> = (Cow<'a, str>, SessionInputValue<'a>);
 
-/// Matches the arrays with what the model declares.
-fn feeds<'a>(
+/// The arrays for the inputs that the model declares, in that order; an input with a default may be missing.
+pub(crate) fn matched<'a>(
     model: &str,
     ports: &'a [PortInfo],
     inputs: &'a Inputs,
-) -> Result<Vec<Feed<'a>>, RunError> {
-    let mut feeds = Vec::with_capacity(ports.len());
+) -> Result<Vec<(&'a PortInfo, &'a Array)>, RunError> {
+    let mut all = Vec::with_capacity(ports.len());
     for port in ports {
         let Some(array) = inputs.get(&port.name) else {
             if port.optional {
@@ -337,13 +344,29 @@ fn feeds<'a>(
                 given: array.element_type(),
             });
         }
+        all.push((port, array));
+    }
+    Ok(all)
+}
+
+/// What ONNX Runtime is fed.
+fn feeds<'a>(
+    model: &str,
+    ports: &'a [PortInfo],
+    inputs: &'a Inputs,
+) -> Result<Vec<Feed<'a>>, RunError> {
+    let feed = |(port, array): (&'a PortInfo, &'a Array)| {
         let value = to_value(array).map_err(|e| RunError::Run {
+            engine: ENGINE,
             model: model.to_owned(),
             reason: reason(e),
         })?;
-        feeds.push((Cow::Borrowed(port.name.as_str()), value));
-    }
-    Ok(feeds)
+        Ok((Cow::Borrowed(port.name.as_str()), value))
+    };
+    matched(model, ports, inputs)?
+        .into_iter()
+        .map(feed)
+        .collect()
 }
 
 /// A view of the array for ONNX Runtime.

@@ -133,6 +133,9 @@ pub struct BodyParams {
     pub opset: i64,
     /// Segment sizes, coarse to fine: strictly decreasing, each divides the one before, the last is 1, at least two.
     pub ladder: Vec<i64>,
+    /// The capacity of `VccPartition`, where the body is for one node only. Engines that want to know all sizes before they
+    /// run a model then see that it depends on nothing but the number of tokens, unless it is 0.
+    pub capacity: Option<i64>,
 }
 
 /// The body of `op`, with the operator's inputs, outputs and attributes under the names of the specification
@@ -148,7 +151,7 @@ pub fn function(op: Operator, params: &BodyParams) -> Function {
     let body = Body::new(params.opset, op.inputs());
     let ladder = &params.ladder;
     let outputs = match op {
-        Operator::Partition => partition::build(&body, ladder),
+        Operator::Partition => partition::build(&body, ladder, params.capacity),
         Operator::Coarsen => coarsen::build(&body, ladder),
         Operator::Select => select::build(&body, ladder),
         Operator::Compress => compress::build(&body, ladder),
@@ -172,6 +175,7 @@ mod tests {
             (MIN_OPSET..=25).map(move |opset| BodyParams {
                 opset,
                 ladder: ladder.clone(),
+                capacity: None,
             })
         });
         params.flat_map(|params| Operator::ALL.map(|op| (op, params.clone())))

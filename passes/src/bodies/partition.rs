@@ -7,7 +7,7 @@ use super::val::Val;
 /// Larger than any `distance * n + position`.
 const FAR: i64 = 1 << 62;
 
-pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
+pub(super) fn build<'b>(body: &'b Body, ladder: &[i64], capacity: Option<i64>) -> Vec<Val<'b>> {
     let [vip, valid] = body.inputs();
     let batch = valid.dim(0).named("batch");
     let n = valid.dim(1).named("tokens");
@@ -16,9 +16,15 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let vip_count = is_vip.int();
     let vips = vip_count.sum(&[1]).named("vips_of_row");
 
-    let capacity = body.int_attribute_up_to("capacity", n);
-    let most_vips = vips.reduce_max(&[0, 1]).squeeze(&[0]);
-    let wanted = capacity.equal(0).select(most_vips, capacity);
+    let most_vips = || vips.reduce_max(&[0, 1]).squeeze(&[0]);
+    let wanted = match capacity {
+        Some(0) => most_vips(),
+        Some(known) => body.int(known).min(n),
+        None => {
+            let capacity = body.int_attribute_up_to("capacity", n);
+            capacity.equal(0).select(most_vips(), capacity)
+        }
+    };
     let v = wanted.max(1).named("v");
     let roots = ((n - v + (ladder[0] - 1)) / ladder[0])
         .max(1)

@@ -44,7 +44,13 @@ pub(crate) fn check() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let metadata: Metadata = json(
         Command::new(cargo)
-            .args(["metadata", "--format-version", "1", "--locked"])
+            .args([
+                "metadata",
+                "--format-version",
+                "1",
+                "--locked",
+                "--all-features",
+            ])
             .current_dir(root()),
     )?;
     let mut wrong = Vec::new();

@@ -138,7 +138,13 @@ pub(crate) fn with_runtime(command: &mut Command) -> Result<&mut Command> {
 /// `cargo test` of everything; its output is passed through and counted.
 fn rust(tally: &mut Tally) -> Result<()> {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]);
+    command.args([
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--features",
+        "vcc-cli/tract",
+    ]);
     let mut child = with_runtime(&mut command)?
         .stdout(Stdio::piped())
         .spawn()

@@ -9,6 +9,7 @@
     reason = "helpers of tests; each test uses some"
 )]
 
+pub(crate) mod gap;
 pub(crate) mod record;
 pub(crate) mod tolerance;
 
