@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants"
 # Its own: cargo does not tell the crates of two copies apart that share one.
 BUILD = ROOT / "target" / "mutants-build"
-TESTS = ["conversion", "refusals", "golden", "sharp", "check", "hoist"]
+TESTS = ["conversion", "refusals", "golden", "sharp", "check", "hoist", "windows"]
 
 AXES = "crates/token-axes/src"
 # name: file, what is there, what takes its place
@@ -24,6 +24,16 @@ RULES = {
         f"{AXES}/masks.rs",
         "match is_one_sided(samples, external, &node.op_type, first, second) {",
         "match is_one_sided(samples, external, &node.op_type, first, second).map(|_| false) {",
+    ),
+    "accept-faint-causal-masks": (
+        f"{AXES}/masks.rs",
+        "    step || pairs().any(",
+        "    (step && n == 0) || pairs().any(",
+    ),
+    "trust-comparisons-of-inputs": (
+        f"{AXES}/masks.rs",
+        "if compares_inputs(graph, samples, external.value) {",
+        "if compares_inputs(graph, samples, external.value) && core.is_empty() {",
     ),
     "turn-the-padding-mask-round": (
         f"{AXES}/masks.rs",
@@ -60,15 +70,45 @@ RULES = {
         "e.graph.set_input(instance.node, i, Some(value));",
         "e.graph.set_input(instance.node, i, Some(external.value).filter(|_| value != external.value));",
     ),
-    "keep-stale-shapes": (
+    "keep-stale-reshapes": (
         "passes/src/shapes.rs",
-        "            e.graph.set_input(node, 1, Some(target));",
-        "            let _ = target;",
+        "            let target = e.target(&one_inferred(&sizes));\n            e.graph.set_input(node, 1, Some(target));",
+        "            let _ = e.target(&one_inferred(&sizes));",
+    ),
+    "keep-stale-expands": (
+        "passes/src/shapes.rs",
+        "            let target = e.target(&sizes);\n            e.graph.set_input(node, 1, Some(target));",
+        "            let _ = e.target(&sizes);",
     ),
     "skip-the-bias-of-counts": (
         "passes/src/insert.rs",
         "e.graph.set_input(axes.softmax, 0, Some(biased));",
         "let _ = biased;",
+    ),
+    "forget-hidden-states": (
+        "passes/src/insert.rs",
+        ".map(|i| is_read_elsewhere(&c.model.graph, reach, &blocks[i], blocks.get(i + 1)))",
+        ".map(|i| i == blocks.len() && is_read_elsewhere(&c.model.graph, reach, &blocks[i], blocks.get(i + 1)))",
+    ),
+    "read-the-first-text-of-the-batch": (
+        "passes/src/insert.rs",
+        'let flat = e.op("Add", &[row_token, encoder.base], &[]);',
+        "let flat = row_token;",
+    ),
+    "select-in-order": (
+        "passes/src/select.rs",
+        "    e.graph.set_input(s.node, 0, Some(scores));\n",
+        "    let _ = scores;\n",
+    ),
+    "see-past-the-last-window": (
+        "passes/src/local.rs",
+        'let bias = e.op("Where", &[exists, plain, blocked], &[]);',
+        'let bias = e.op("Where", &[exists, plain, plain], &[]);\n    let _ = blocked;',
+    ),
+    "drop-the-mask-of-a-fused-attention": (
+        "passes/src/restore.rs",
+        'Some(mask) => e.op("Add", &[mask, total], &[]),',
+        "Some(_) => total,",
     ),
 }
 
@@ -98,8 +138,8 @@ def main(names: list[str]) -> int:
         for name in names or RULES:
             file, old, new = RULES[name]
             text = (COPY / file).read_text()
-            if old not in text:
-                sys.exit(f"{name}: {file} has no `{old.strip()}` any more; state the rule as it is now")
+            if text.count(old) != 1:
+                sys.exit(f"{name}: {file} has `{old.strip()}` {text.count(old)} times; state the rule as it is now")
             (COPY / file).write_text(text.replace(old, new))
             try:
                 built = cargo("--no-run")
