@@ -36,9 +36,9 @@ RULES = {
         "if compares_inputs(graph, samples, external.value) && core.is_empty() {",
     ),
     "turn-the-padding-mask-round": (
-        f"{AXES}/masks.rs",
-        "zero_is_valid: verdict == Some(false),",
-        "zero_is_valid: verdict != Some(false),",
+        "passes/src/partition.rs",
+        "    if mask.zero_is_valid {",
+        "    if !mask.zero_is_valid {",
     ),
     "accept-convolutions-over-tokens": (
         f"{AXES}/flow/products.rs",

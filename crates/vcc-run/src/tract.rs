@@ -301,10 +301,8 @@ fn sizes_as_numbers(graph: &mut GraphProto) {
 }
 
 fn port(value: &ValueInfoProto, optional: bool) -> PortInfo {
-    let tensor = match value.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(TypeValue::TensorType(tensor)) => Some(tensor),
-        None => None,
-    };
+    let kind = value.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let tensor = kind.map(|TypeValue::TensorType(tensor)| tensor);
     let element_type = tensor
         .and_then(|t| DataType::try_from(t.elem_type).ok())
         .and_then(|t| DatumType::try_from(t).ok())
