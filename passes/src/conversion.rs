@@ -1,6 +1,6 @@
 //! What the passes hand to each other.
 
-use crate::canonical::{CodePair, StandIn, TakenApart};
+use crate::canonical::{CodePair, Positions, StandIn, TakenApart};
 use crate::hoist::Tables;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
@@ -54,6 +54,8 @@ pub struct Conversion {
     pub(crate) stand_ins: Vec<StandIn>,
     /// Where quantised sums have their numbers.
     pub(crate) code_pairs: Vec<CodePair>,
+    /// Nodes whose positions were written out.
+    pub(crate) positions: Vec<Positions>,
     /// The count bias of each rewritten block as it is added before its softmax, with its data type.
     pub(crate) biases: BTreeMap<NodeId, (ValueId, DataType)>,
 }
@@ -76,6 +78,7 @@ impl Conversion {
             taken_apart: Vec::new(),
             stand_ins: Vec::new(),
             code_pairs: Vec::new(),
+            positions: Vec::new(),
             biases: BTreeMap::new(),
         }
     }

@@ -5,9 +5,11 @@ use crate::conversion::{Conversion, Encoder, Partition};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::plan::{BlockMode, Capacity, EncoderPlan};
+use crate::shapes;
 use crate::vip;
 use onnx_model::{AttrValue, DataType, Dimension, Tensor, ValueId};
-use token_axes::Dim;
+use std::collections::BTreeSet;
+use token_axes::{Block, Dim};
 
 /// The name of the budget's graph input (with a number behind it for a second encoder).
 pub const BUDGET_INPUT: &str = "vcc_budget";
@@ -79,6 +81,9 @@ fn encoder(
     let rows = e.range(batch);
     let rows = e.unsqueeze(rows, &[1]);
     let base = e.op("Mul", &[rows, tokens], &[]);
+    if let Some(mask) = &mask {
+        tell_sizes(&mut e, &found.blocks, mask.value, batch, tokens);
+    }
     let valid = valid_mask(&mut e, mask.as_ref(), batch, tokens);
     let partition = if plan.blocks.contains(&BlockMode::Vcc) {
         let vip = vip::mask(&mut e, &plan.vip, &vip_inputs, &vip_types, valid);
@@ -140,6 +145,34 @@ fn mask(
         is_plain,
         one_row: one_row && !is_plain,
     }))
+}
+
+/// A mask may be as long as a value of a block, whose rows depend on the mask from now on: it is told the model's sizes.
+fn tell_sizes(e: &mut Emit<'_>, blocks: &[Block], mask: ValueId, batch: ValueId, tokens: ValueId) {
+    let layout_of = |value: ValueId| {
+        let axes = blocks.iter().filter_map(|b| b.axes.as_ref().ok());
+        axes.into_iter().find_map(|a| {
+            let known = a.layouts.get(&value);
+            known.or_else(|| a.satellites.get(&value)).cloned()
+        })
+    };
+    let mut queue = vec![mask];
+    let mut seen = BTreeSet::from([mask]);
+    while let Some(value) = queue.pop() {
+        let Some((id, _)) = e.graph.value(value).producer() else {
+            continue;
+        };
+        let inputs: Vec<ValueId> = e.graph.node(id).inputs.iter().flatten().copied().collect();
+        let shape_only = token_axes::reach::reads_shape_only(e.graph, id);
+        match inputs
+            .first()
+            .filter(|_| shape_only)
+            .and_then(|&v| layout_of(v))
+        {
+            Some(layout) => shapes::answer(e, id, &layout, batch, tokens),
+            None => queue.extend(inputs.into_iter().filter(|&v| seen.insert(v))),
+        }
+    }
 }
 
 fn valid_mask(e: &mut Emit<'_>, mask: Option<&Mask>, batch: ValueId, tokens: ValueId) -> ValueId {

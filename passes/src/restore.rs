@@ -9,17 +9,25 @@ use crate::canonical::{self, Mask, StandIn, TakenApart};
 use crate::conversion::Conversion;
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use onnx_model::{DataType, Graph, ValueId};
+use onnx_model::{DataType, Graph, NodeId, ValueId};
+use std::collections::BTreeSet;
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
+    let rewritten: BTreeSet<NodeId> = (c.sites.iter())
+        .flat_map(|s| s.instances.iter().map(|i| i.node))
+        .collect();
     for stand_in in std::mem::take(&mut c.stand_ins) {
-        let rewritten = c
-            .sites
-            .iter()
-            .flat_map(|s| &s.instances)
-            .any(|i| i.node == stand_in.node);
+        let rewritten = rewritten.contains(&stand_in.node);
         put_originals_back(&mut c.model.graph, &stand_in, rewritten);
+    }
+    for positions in std::mem::take(&mut c.positions) {
+        if !rewritten.contains(&positions.node) {
+            let (node, input) = (positions.node, positions.input);
+            c.model
+                .graph
+                .set_input(node, input, Some(positions.original));
+        }
     }
     for pair in std::mem::take(&mut c.code_pairs) {
         canonical::join(&mut c.model.graph, &pair);

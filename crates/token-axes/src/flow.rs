@@ -13,6 +13,7 @@ mod movement;
 mod products;
 mod quantised;
 mod reductions;
+mod rotary;
 
 use crate::attentions::is_fused;
 use crate::dim::{Dim, Samples};
@@ -378,6 +379,7 @@ pub fn apply(site: &Site<'_>) -> Result<Flow, Refusal> {
         }
         ("" | "com.microsoft", op) if quantised::knows(op) => quantised::apply(site),
         ("", "Softmax") => attention::softmax(site),
+        ("" | "com.microsoft", "RotaryEmbedding") => rotary::apply(site),
         _ if is_fused(site.node) => Err(attention::fused(site)),
         ("", op) if movement::knows(op) => movement::apply(site),
         ("" | "com.microsoft", op) if reductions::knows(op) => reductions::apply(site),

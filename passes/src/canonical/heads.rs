@@ -10,6 +10,8 @@ pub(super) struct Heads {
     pub(super) key: ValueId,
     pub(super) value: ValueId,
     pub(super) scale: f64,
+    /// Scores are bent to stay within this, before masks; 0 is no bound.
+    pub(super) softcap: f64,
 }
 
 /// The data type of scores and masks of the operators of com.microsoft: they compute in it whatever their inputs are. In a
@@ -34,6 +36,24 @@ pub(super) fn split(e: &mut Emit<'_>, value: ValueId, heads: i64, size: i64) -> 
         ],
     );
     e.transpose(split, &[0, 2, 1, 3])
+}
+
+/// `[B, heads, n, size]` with each head several times, one after the other.
+pub(super) fn repeat(
+    e: &mut Emit<'_>,
+    value: ValueId,
+    heads: i64,
+    times: i64,
+    size: i64,
+) -> ValueId {
+    if times == 1 {
+        return value;
+    }
+    let value = e.unsqueeze(value, &[2]);
+    let shape = e.ints(&[1, 1, times, 1, 1]);
+    let value = e.op("Expand", &[value, shape], &[]);
+    let target = [0, heads * times, -1, size].map(Size::Const);
+    e.reshape(value, &target)
 }
 
 /// `[B, heads, n, size]` to `[B, n, heads * size]`.
@@ -71,6 +91,12 @@ pub(super) fn attend(
     let key = e.transpose(heads.key, &[0, 1, 3, 2]);
     let product = e.op("MatMul", &[query, key], &[]);
     let mut scores = as_type(e, product, dtype, scores_type);
+    if heads.softcap != 0.0 {
+        let cap = e.float(scores_type, heads.softcap);
+        scores = e.op("Div", &[scores, cap], &[]);
+        scores = e.op("Tanh", &[scores], &[]);
+        scores = e.op("Mul", &[scores, cap], &[]);
+    }
     let mut nodes = Vec::new();
     for mask in masks {
         scores = match mask {

@@ -1,7 +1,8 @@
 //! Pass `canonical`: takes fused attentions apart into projections, products and a softmax, and residual norms that carry the
 //! stream (SkipLayerNormalization with its sum as an output) into an addition and a norm. The other way round, one operator
 //! stands for a softmax that is written out. An If that always takes the same branch becomes that branch. A QLinearSoftmax becomes
-//! a softmax on numbers, and a quantised residual stream has its numbers between two ways to codes.
+//! a softmax on numbers, and a quantised residual stream has its numbers between two ways to codes. Positions of a
+//! RotaryEmbedding are written out.
 //!
 //! The analysis, the count bias and selection need the scores before the softmax. The fused operators are kept aside and put
 //! back by pass `restore`: in blocks that were left alone as they were, in rewritten blocks those of ai.onnx, with their mask and
@@ -14,6 +15,7 @@ mod branches;
 mod heads;
 mod multi_head;
 mod packed;
+mod positions;
 mod quantised;
 mod skip_norm;
 mod stand_ins;
@@ -22,6 +24,7 @@ use crate::conversion::Conversion;
 use crate::emit::Emit;
 use crate::error::Error;
 use onnx_model::{Graph, Node, NodeId, ValueId};
+pub(crate) use positions::Positions;
 pub(crate) use quantised::{CodePair, join};
 pub(crate) use stand_ins::StandIn;
 use token_axes::Samples;
@@ -86,6 +89,12 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             (_, "Attention") => c
                 .taken_apart
                 .extend(packed::take_apart(&mut e, &samples, id, &node)),
+            (_, "QAttention") => c
+                .taken_apart
+                .extend(packed::take_apart_codes(&mut e, &samples, id, &node)),
+            (_, "RotaryEmbedding") => c
+                .positions
+                .extend(positions::write_out(&mut e, &samples, id, &node)),
             (_, "QLinearSoftmax") => c
                 .taken_apart
                 .extend(quantised::softmax(&mut e, &samples, id, &node)),
@@ -98,10 +107,12 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 
 fn is_fused(node: &Node) -> bool {
     match (node.domain.as_str(), node.op_type.as_str()) {
-        ("", "Attention" | "If")
-        | ("com.microsoft", "Attention" | "MultiHeadAttention" | "QLinearAdd" | "QLinearSoftmax") => {
-            true
-        }
+        ("", "Attention" | "If") => true,
+        (
+            "com.microsoft",
+            "Attention" | "MultiHeadAttention" | "QAttention" | "QLinearAdd" | "QLinearSoftmax"
+            | "RotaryEmbedding",
+        ) => true,
         ("com.microsoft", "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization") => {
             node.outputs.get(3).copied().flatten().is_some()
         }

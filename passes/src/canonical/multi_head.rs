@@ -74,6 +74,7 @@ pub(super) fn take_apart(
             key,
             value,
             scale,
+            softcap: 0.0,
         },
         &masks,
         Some(channels[2]),
