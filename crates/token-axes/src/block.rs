@@ -231,6 +231,13 @@ fn follow(
             },
         ));
     };
+    if softmaxes.is_empty() {
+        return Err(refuse(
+            last,
+            Code::NotSelfAttention,
+            "What it attends to are not the block's own tokens.".into(),
+        ));
+    }
     let [(softmax, key_axis)] = softmaxes[..] else {
         return Err(refuse(
             last,

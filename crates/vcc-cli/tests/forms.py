@@ -127,6 +127,28 @@ def rows_of_distances(g, x):
     return g.op("Gather", vectors, g.op("Add", g.difference(x), g.const(64, np.int64)), axis=0)
 
 
+def merged_heads(bias):
+    """A bias that is made of queries [batch * HEADS, n, SIZE]."""
+
+    def of_query(g, x):
+        def relative(q, _):
+            s = bias(g, x, g.op("Reshape", q, g.op("Concat", g.ints(-1), g.length(x), g.ints(SIZE), axis=0)))
+            return g.op("Reshape", s, g.op("Concat", g.ints(-1, HEADS), g.length(x), g.length(x), axis=0))
+
+        return {"relative": relative}
+
+    return of_query
+
+
+def merged_relative_keys(g, x, q):
+    return g.op("Einsum", q, rows_of_distances(g, x), equation="xqd,qkd->xqk")
+
+
+def merged_keys_of_positions(g, x, q):
+    vectors = g.op("Slice", g.const(g.random.standard_normal((64, SIZE))), g.ints(0), g.length(x), g.ints(0))
+    return g.op("MatMul", q, g.op("Transpose", vectors, perm=[1, 0]))
+
+
 def relative_keys(equation, of="q"):
     """The vectors of the distances against queries or keys."""
     return lambda g, x: {"relative": lambda q, k: g.op("Einsum", q if of == "q" else k, rows_of_distances(g, x), equation=equation)}
@@ -350,6 +372,8 @@ FORMS = {
     "relative_keys_by_ellipsis": (relative_keys("...qd,qkd->...qk"), (), EQUAL),
     "relative_keys_by_products": (relative_keys_by_products, (), "R-EXTERNAL"),
     "relative_values": (relative_values, (), EQUAL),
+    "relative_keys_of_merged_heads": (merged_heads(merged_relative_keys), (), EQUAL),
+    "keys_of_positions_of_merged_heads": (merged_heads(merged_keys_of_positions), (), EQUAL),
     "keys_of_positions": (keys_of_positions, (), EQUAL),
     "scores_of_distances": (scores_of_distances, (), EQUAL),
     "shifted_scores": (shifted_scores, (), "R-TOKEN-MIXING"),

@@ -131,3 +131,27 @@ fn a_value_inside_that_is_an_output() {
         assert_eq!(code(first), Some(Code::Exposed), "{inside} first");
     }
 }
+
+/// Channels attend to channels, each token by itself.
+#[test]
+fn attention_within_a_token() {
+    let mut model = Model::new(8, &[("", 17)]);
+    let graph = &mut model.graph;
+    let dims = [
+        Dimension::Param("batch".into()),
+        Dimension::Value(TOKENS),
+        Dimension::Value(4),
+    ];
+    let x = graph.add_input("x", DataType::Float, &dims).unwrap();
+    let shape = graph.add_initializer("apart", Tensor::vector_i64(&[0, 0, 2, 2]));
+    let parts = node(graph, "Reshape", &[x, shape], &[]);
+    let keys = node(graph, "Transpose", &[parts], &[("perm", &[0, 1, 3, 2])]);
+    let scores = node(graph, "MatMul", &[parts, keys], &[]);
+    let weights = node(graph, "Softmax", &[scores], &[]);
+    let mixed = node(graph, "MatMul", &[weights, parts], &[]);
+    let shape = graph.add_initializer("together", Tensor::vector_i64(&[0, 0, 4]));
+    let update = node(graph, "Reshape", &[mixed, shape], &[]);
+    let y = node(graph, "Add", &[x, update], &[]);
+    graph.add_output(y);
+    assert_eq!(code_of(&model), Some(Code::NotSelfAttention));
+}
