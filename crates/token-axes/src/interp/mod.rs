@@ -34,5 +34,5 @@ mod value;
 
 pub use evaluate::evaluate;
 pub use facts::{Baked, Facts, Mismatch, SizeConflict, Unknown};
-pub use samples::{Evaluation, Fill, Sample, evaluate_samples, explore};
+pub use samples::{Evaluation, Fill, Sample, complete, evaluate_samples, explore};
 pub use value::Content;

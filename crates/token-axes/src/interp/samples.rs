@@ -47,6 +47,8 @@ pub struct Evaluation {
     pub symbols: BTreeMap<String, String>,
     /// Symbols that stand for a number, although they are declared dynamic.
     pub numbers: BTreeMap<String, i64>,
+    /// Symbols that stand for a size computed from others; see [`complete`].
+    pub computed: BTreeSet<String>,
 }
 
 /// The size of an input's dimension, or its symbol.
@@ -319,6 +321,7 @@ impl Search<'_> {
                         facts,
                         symbols,
                         numbers: merged.numbers.clone(),
+                        computed: merged.computed.keys().cloned().collect(),
                     },
                     merged,
                 );
@@ -389,6 +392,23 @@ pub fn explore(model: &Model) -> Evaluation {
         }
     }
     best
+}
+
+/// Gives the symbols that stand for sizes computed from others what these are at a sample of other sizes.
+pub fn complete(model: &Model, found: &Evaluation, sample: &mut Sample) {
+    if found.computed.is_empty() {
+        return;
+    }
+    let (facts, _) = evaluate::run(model, sample);
+    for met in &facts.baked {
+        let root = found.symbols.get(&met.symbol);
+        if root.is_some_and(|r| found.computed.contains(r)) {
+            let equal = found.symbols.iter().filter(|(_, r)| Some(*r) == root);
+            for (symbol, _) in equal {
+                sample.dims.insert(symbol.clone(), met.literal);
+            }
+        }
+    }
 }
 
 impl Evaluation {

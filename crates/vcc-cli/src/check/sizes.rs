@@ -2,9 +2,9 @@
 
 use onnx_model::Model;
 use std::collections::BTreeMap;
-use token_axes::interp::{Fill, Sample, explore};
+use token_axes::interp::{Fill, Sample, complete, explore};
 
-/// Three samples. What is fixed in the model stays at its one size, what is equal in it stays equal.
+/// Three samples. What is fixed in the model stays at its one size, what is equal in it stays equal, and what it computes is that.
 pub(super) fn samples(model: &Model) -> Vec<Sample> {
     let found = explore(model);
     let Some(first) = found.samples.first() else {
@@ -30,14 +30,18 @@ pub(super) fn samples(model: &Model) -> Vec<Sample> {
         }
     };
     (0..3)
-        .map(|i| Sample {
-            dims: first
-                .dims
-                .keys()
-                .map(|symbol| (symbol.clone(), new(symbol)[i]))
-                .collect(),
-            fill: Fill::Ones,
-            features: first.features.clone(),
+        .map(|i| {
+            let mut sample = Sample {
+                dims: first
+                    .dims
+                    .keys()
+                    .map(|symbol| (symbol.clone(), new(symbol)[i]))
+                    .collect(),
+                fill: Fill::Ones,
+                features: first.features.clone(),
+            };
+            complete(model, &found, &mut sample);
+            sample
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! The walk over a graph, and the search for sizes.
 
 use super::*;
-use crate::interp::{Fill, Sample, evaluate};
+use crate::interp::{Fill, Sample, complete, evaluate};
 
 const IDS: [&str; 2] = ["batch", "seq"];
 
@@ -254,6 +254,10 @@ fn a_symbol_takes_the_size_that_it_meets() {
         );
         assert!(facts.baked().is_empty());
     }
+    let mut sample = found.samples[0].clone();
+    sample.dims.insert("samples".to_owned(), 50);
+    complete(&net.model, &found, &mut sample);
+    assert_eq!(sample.dims["tokens"], 24);
 }
 
 /// No size is its own convolution.
