@@ -7,6 +7,7 @@ mod paths;
 mod setup;
 mod steps;
 mod test;
+mod zoo;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,12 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
     },
+    /// Measure every fixture and write fixtures/ZOO.md
+    Zoo {
+        /// Only compare it with what the last run of the tests measured
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the licences of all dependencies
     Licences,
 }
@@ -63,6 +70,8 @@ fn task(task: Task) -> Result<()> {
         }
         Task::Fixtures { from: Some(dir) } => fixtures::import(&dir),
         Task::Fixtures { from: None } => fixtures::check(),
+        Task::Zoo { check: false } => zoo::write(),
+        Task::Zoo { check: true } => zoo::check(),
         Task::Licences => licences::check(),
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::paths::{release, root, target};
 use crate::setup;
 use crate::steps::{run, step};
+use crate::zoo;
 
 /// How many tests passed and failed. A script counts as one test.
 #[derive(Default, PartialEq, Debug)]
@@ -21,11 +22,23 @@ struct Tally {
 pub(crate) fn all() -> Result<()> {
     setup::tools()?;
     setup::hosts()?;
-    step("building the operator library", || {
-        run(cargo().args(["build", "--release", "-p", "vcc-ops"]))
-    })?;
+    build_library()?;
     let mut tally = Tally::default();
+    // What an earlier run measured says nothing about this one.
+    if zoo::measured().exists() {
+        std::fs::remove_dir_all(zoo::measured())?;
+    }
     step("cargo test --workspace", || rust(&mut tally))?;
+    step("fixtures/ZOO.md", || {
+        match zoo::check() {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                tally.failed += 1;
+                eprintln!("FAILED: {error:#}");
+            }
+        }
+        Ok(())
+    })?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         step(&format!("the operator library in {host}"), || {
             script(&mut tally, host, &["crates/vcc-ops/tests/host.py"])
@@ -76,6 +89,13 @@ pub(crate) fn all() -> Result<()> {
     println!("{} passed, {} failed", tally.passed, tally.failed);
     ensure!(tally.failed == 0, "there are failures");
     Ok(())
+}
+
+/// Builds the operator library as users have it.
+pub(crate) fn build_library() -> Result<()> {
+    step("building the operator library", || {
+        run(cargo().args(["build", "--release", "-p", "vcc-ops"]))
+    })
 }
 
 /// Models of different forms that are converted at full budget and run in every host beside their originals.
