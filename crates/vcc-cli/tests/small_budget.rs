@@ -273,7 +273,7 @@ impl Compared {
                 let runs = [(&inputs, &expected)];
                 let tolerance = match precision {
                     Precision::Single => 1e-5,
-                    Precision::Half => 2e-3,
+                    Precision::Half => precision.limit(name, &original, &runs).max(2e-3),
                     Precision::Quantised => precision.limit(name, &original, &runs),
                 };
                 if error <= tolerance {

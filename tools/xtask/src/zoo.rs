@@ -114,7 +114,7 @@ fn table() -> Result<String> {
         let (at_full, at_small) = match full.error {
             Some(error) => {
                 let small: Small = measurement("small", &entry.name)?;
-                (bound(error, old(7)), bound(small.error, old(8)))
+                (bound(error, old(8)), bound(small.error, old(9)))
             }
             None => ("-".to_owned(), "-".to_owned()),
         };
