@@ -328,6 +328,13 @@ def zeros_like(g, p):
     return g.op("Where", g.op("IsNaN", p), zeros, p)
 
 
+def gemm_residual(g, y):
+    """What optimisers make of a product and a residual addition over flattened tokens."""
+    flat = g.op("Reshape", y, g.ints(-1, CHANNELS))
+    weights = g.const(g.random.standard_normal((CHANNELS, CHANNELS)) / 4)
+    return g.op("Reshape", g.op("Gemm", flat, weights, flat), g.op("Shape", y))
+
+
 def pooled_tokens(g, y):
     turned = g.op("Transpose", y, perm=[0, 2, 1])
     return g.op("Add", y, g.op("Transpose", g.op("GlobalAveragePool", turned), perm=[0, 2, 1]))
@@ -383,6 +390,7 @@ FORMS = {
     "weights_clipped": (weights(lambda g, p: g.op("Clip", p, g.const(0.01), g.const(1.0))), (), "R-TOKEN-MIXING"),
     "shifted_by_pads": (before(lambda g, y: g.op("Pad", y, g.ints(0, 1, 0, 0, -1, 0))), (), "R-TOKEN-MIXING"),
     "running_sum": (before(lambda g, y: g.op("CumSum", y, g.const(1, np.int64))), (), "R-TOKEN-MIXING"),
+    "gemm_residual": (before(gemm_residual), (), EQUAL),
     "pooled_features": (before(lambda g, y: g.op("Sub", y, g.op("GlobalAveragePool", y))), (), EQUAL),
     "pooled_tokens": (before(pooled_tokens), (), "R-TOKEN-MIXING"),
     "mean_of_all": (mix("ReduceMean", axes=[1], keepdims=1), (), "R-TOKEN-MIXING"),

@@ -299,12 +299,35 @@ fn gemm(site: &Site<'_>) -> Result<Flow, Refusal> {
             .first()
             .map(|(_, l)| l.clone())
             .unwrap_or_default();
-        parameters(site, 2..3, Some(&whole))?;
+        if site.input(2).is_some_and(|v| site.core.contains_key(&v)) {
+            // A residual connection.
+            let added = site.core_operand(2)?;
+            if !same_rows(&added, &whole) {
+                return Err(
+                    site.refuse(Code::Axes, format!("It adds {added} to a product {whole}."))
+                );
+            }
+            flow.links.extend(site.same_axes(&whole, 2));
+        } else {
+            parameters(site, 2..3, Some(&whole))?;
+        }
         for (_, layout) in &mut flow.outputs {
             layout.weaken();
         }
     }
     Ok(flow)
+}
+
+/// Whether batch and tokens are the same, and features of one size.
+fn same_rows(a: &Layout, b: &Layout) -> bool {
+    let same = |(a, b): (&Axis, &Axis)| {
+        if is_feature(a) && is_feature(b) {
+            axis_size(a) == axis_size(b)
+        } else {
+            a == b
+        }
+    };
+    a.0.len() == b.0.len() && a.0.iter().zip(&b.0).all(same)
 }
 
 fn einsum(site: &Site<'_>) -> Result<Flow, Refusal> {
