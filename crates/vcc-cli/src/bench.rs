@@ -163,7 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         fused,
     };
     if options.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     } else {
         print(&report);
     }
@@ -252,10 +252,10 @@ fn print(report: &Report) {
             format!("{:.0}", case.converted.peak_mib),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     for case in &report.cases {
         if let Some(reason) = &case.original_failed {
-            println!(
+            say!(
                 "length {}: the original does not run: {reason}",
                 case.length
             );
@@ -267,22 +267,22 @@ fn print(report: &Report) {
         .map(|f| format!("{} {} -> {}", f.operator, f.original, f.converted))
         .collect();
     if !fused.is_empty() {
-        println!(
+        say!(
             "fused by ONNX Runtime, original -> converted: {}",
             fused.join(", ")
         );
     }
     match report.faster_from {
-        Some(length) => println!(
-            "the converted model is faster from {length} tokens on (of the lengths measured)"
-        ),
-        None => println!("the converted model is not faster at any length measured"),
+        Some(length) => {
+            say!("the converted model is faster from {length} tokens on (of the lengths measured)")
+        }
+        None => say!("the converted model is not faster at any length measured"),
     }
     let library = report
         .library
         .as_deref()
         .unwrap_or("none, function bodies ran");
-    println!(
+    say!(
         "ONNX Runtime {}, operator library: {library}; seconds are the fastest run",
         report.runtime
     );

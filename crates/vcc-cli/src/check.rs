@@ -285,29 +285,33 @@ impl Report {
 
     pub(crate) fn print(&self) {
         let sizes: Vec<String> = self.sizes.iter().map(sizes::describe).collect();
-        println!(
+        say!(
             "{}: ran in ONNX Runtime {} at {}",
             self.model,
             self.runtime,
             sizes.join("; ")
         );
         for skipped in &self.skipped {
-            println!("  not compared: {skipped}");
+            say!("  not compared: {skipped}");
         }
         let c = &self.compared;
-        println!(
+        say!(
             "  compared: {} values, {} dimensions, {} known contents; {} axes of {} blocks",
-            c.values, c.dimensions, c.contents, c.axes, c.blocks
+            c.values,
+            c.dimensions,
+            c.contents,
+            c.axes,
+            c.blocks
         );
         for d in &self.disagreements {
-            println!("  value '{}' of {}", d.value, d.node);
-            println!("    {} at {}", d.what, d.at);
-            println!("    inferred: {}", d.inferred);
-            println!("    actual:   {}", d.actual);
+            say!("  value '{}' of {}", d.value, d.node);
+            say!("    {} at {}", d.what, d.at);
+            say!("    inferred: {}", d.inferred);
+            say!("    actual:   {}", d.actual);
         }
         match self.disagreements.len() {
-            0 => println!("  no disagreement"),
-            n => println!("  {n} disagreements: this is a defect of vcc-convert, please report it"),
+            0 => say!("  no disagreement"),
+            n => say!("  {n} disagreements: this is a defect of vcc-convert, please report it"),
         }
     }
 }

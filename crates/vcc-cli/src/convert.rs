@@ -113,7 +113,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let model = source::open(&options.model)?;
     let mut after = |pass: &Pass, conversion: &Conversion| {
         if options.print_after.iter().any(|p| p == pass.name) {
-            println!("after {}: {}\n{}", pass.name, pass.about, conversion.model);
+            say!("after {}: {}\n{}", pass.name, pass.about, conversion.model);
         }
     };
     // A dry run needs no more than the plan.
@@ -133,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         source::write_text(path, &conversion.plan.to_toml()?)?;
     }
     if options.dry_run {
-        print!("{}", conversion.plan.to_toml()?);
+        say!("{}", conversion.plan.to_toml()?.trim_end());
         return Ok(Verdict::Ok);
     }
     if options.stop_after.is_some() {
@@ -152,7 +152,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         source::write_text(path, &(json + "\n"))?;
     }
     eprint!("{}", report::summary(&conversion));
-    println!("{}", output.display());
+    say!("{}", output.display());
     Ok(Verdict::Ok)
 }
 

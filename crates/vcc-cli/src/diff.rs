@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         plan,
     };
     if options.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     } else {
         print(&report);
     }
@@ -185,8 +185,8 @@ fn print(report: &Report) {
             ours.join(", "),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     if let Some(plan) = &report.plan {
-        print!("{plan}");
+        say!("{}", plan.trim_end());
     }
 }

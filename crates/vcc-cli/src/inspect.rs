@@ -129,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         let ort = options.ort.as_deref();
         let report = check::check(&options.model, &conversion.model, analysis, ort)?;
         if options.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             report.print();
         }
@@ -149,7 +149,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         });
     }
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
@@ -280,7 +280,7 @@ fn tokens(dim: Dim) -> String {
 }
 
 fn print(report: &Report) {
-    println!(
+    say!(
         "{}: opset {}, {} residual stream(s) with attention",
         report.model,
         report.opset,
@@ -288,7 +288,7 @@ fn print(report: &Report) {
     );
     for (number, stream) in report.streams.iter().enumerate() {
         let convertible = stream.blocks.iter().filter(|b| b.convertible).count();
-        println!(
+        say!(
             "\nstream {number}{}, to '{}': {} blocks, {convertible} can be converted",
             stream
                 .encoder
@@ -296,7 +296,7 @@ fn print(report: &Report) {
             stream.primary_output,
             stream.blocks.len()
         );
-        println!(
+        say!(
             "  padding mask: {}",
             stream.padding_mask.as_deref().unwrap_or("none found")
         );
@@ -304,24 +304,30 @@ fn print(report: &Report) {
             print_pairs(pairs);
         }
         for block in &stream.blocks {
-            println!(
+            say!(
                 "  block {} {} ({} nodes)",
-                block.index, block.name, block.nodes
+                block.index,
+                block.name,
+                block.nodes
             );
-            println!("    from '{}' to '{}'", block.input, block.output);
+            say!("    from '{}' to '{}'", block.input, block.output);
             if let Some(refusal) = &block.refusal {
-                println!("    refused: {refusal}");
+                say!("    refused: {refusal}");
             }
             if let Some(axes) = &block.axes {
-                println!(
+                say!(
                     "    stream {}, {} channels, tokens {}",
-                    axes.stream, axes.channels, axes.tokens
+                    axes.stream,
+                    axes.channels,
+                    axes.tokens
                 );
-                println!("    attention {} over {}", axes.softmax, axes.scores);
+                say!("    attention {} over {}", axes.softmax, axes.scores);
                 for external in &axes.externals {
-                    println!(
+                    say!(
                         "    external '{}' {} at {}",
-                        external.value, external.axes, external.node
+                        external.value,
+                        external.axes,
+                        external.node
                     );
                 }
             }
@@ -334,23 +340,23 @@ fn print_pairs(pairs: &PairsReport) {
         let size = bytes(pair.bytes);
         format!("{size} '{}' of {}", pair.value, pair.node)
     };
-    println!(
+    say!(
         "  largest token-by-token tensor of a batch row with {} tokens",
         pairs.tokens
     );
-    println!("    in the model: {}", line(&pairs.before));
+    say!("    in the model: {}", line(&pairs.before));
     match (&pairs.after, pairs.rows) {
         (Some(after), Some(rows)) => {
-            println!(
+            say!(
                 "    converted with default options ({rows} rows): {}",
                 line(after)
             );
         }
-        _ => println!("    converted with default options: none"),
+        _ => say!("    converted with default options: none"),
     }
     for kept in &pairs.kept {
         let reason = kept.reason.as_deref().unwrap_or_default();
-        println!(
+        say!(
             "    still computed for all tokens: {}: {reason}",
             line(kept)
         );
@@ -381,20 +387,20 @@ fn why(graph: &Graph, analysis: &Analysis, which: &str) -> Result<()> {
     let block = block.ok_or_else(|| {
         Usage(format!("There is no block '{which}'; `vcc inspect MODEL` lists them (STREAM.BLOCK, both from 0)."))
     })?;
-    println!("block {which} {}", block.name);
-    println!("the stream enters as '{}'", graph.value(block.input).name);
+    say!("block {which} {}", block.name);
+    say!("the stream enters as '{}'", graph.value(block.input).name);
     match &block.axes {
         Ok(axes) => {
             for line in token_axes::block::trail(graph, &axes.layouts, &block.core) {
-                println!("  {line}");
+                say!("  {line}");
             }
-            println!("can be converted");
+            say!("can be converted");
         }
         Err(refusal) => {
             for line in &refusal.trail {
-                println!("  {line}");
+                say!("  {line}");
             }
-            println!("refused: {refusal}");
+            say!("refused: {refusal}");
         }
     }
     Ok(())

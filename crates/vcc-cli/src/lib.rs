@@ -1,5 +1,8 @@
 //! The command line: `vcc-convert` and `vcc`, one file per subcommand.
 
+#[macro_use]
+mod say;
+
 mod bench;
 mod check;
 mod convert;

@@ -9,6 +9,6 @@ use clap::Args;
 pub(crate) struct Options {}
 
 pub(crate) fn run(_: &Options) -> Result<Verdict> {
-    println!("{}", vcc_run::find_ops_library(None)?.display());
+    say!("{}", vcc_run::find_ops_library(None)?.display());
     Ok(Verdict::Ok)
 }

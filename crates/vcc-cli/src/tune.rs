@@ -124,7 +124,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     if let Some(path) = &options.emit_plan {
         source::write_text(path, &text)?;
     }
-    print!("{text}");
+    say!("{}", text.trim_end());
     Ok(Verdict::Ok)
 }
 

@@ -176,7 +176,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     };
     let failed = report.verdict != "ok";
     if options.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     } else {
         print(&report);
     }
@@ -420,33 +420,34 @@ fn print(report: &Report) {
             ]);
         }
     }
-    println!("{table}");
+    say!("{table}");
     for case in report.cases.iter().filter(|c| c.vip_overflow > 0) {
-        println!(
+        say!(
             "length {}: {} VIP tokens beyond the capacity became context",
-            case.length, case.vip_overflow
+            case.length,
+            case.vip_overflow
         );
     }
     for skipped in &report.skipped {
-        println!("skipped: {skipped}");
+        say!("skipped: {skipped}");
     }
     let library = report.library.as_deref();
     match report.engine {
-        "ort" => println!(
+        "ort" => say!(
             "ONNX Runtime {}, operator library: {}",
             report.runtime,
             library.unwrap_or("none, function bodies ran")
         ),
-        engine => println!("{engine} {}", report.runtime),
+        engine => say!("{engine} {}", report.runtime),
     }
     if let Some(identical) = report.rebuilt_identical {
-        println!(
+        say!(
             "rebuilt from its record: {}",
             if identical { "identical" } else { "DIFFERENT" }
         );
     }
     if let (Some(worst), Some(tolerance)) = (report.max_rel, report.tolerance) {
-        println!("at full budget: worst relative error {worst:.2e} (tolerance {tolerance:.0e})");
+        say!("at full budget: worst relative error {worst:.2e} (tolerance {tolerance:.0e})");
     }
-    println!("verdict: {}", report.verdict);
+    say!("verdict: {}", report.verdict);
 }
