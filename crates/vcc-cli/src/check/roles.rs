@@ -190,6 +190,8 @@ struct Trial<'a> {
     batch: usize,
     tokens: usize,
     rounding: f64,
+    /// Whether the block has 8-bit numbers: a change may come to nothing in them.
+    codes: bool,
     /// Values behind the softmax, its own included.
     mixed: BTreeSet<ValueId>,
     /// Values that depend on all elements at once.
@@ -207,14 +209,13 @@ impl<'a> Trial<'a> {
         let [batch, token, _] = cut.axes.order.positions();
         let size = |axis: usize| stream.shape().get(axis).copied();
         let (mixed, spread) = reached(graph, cut);
-        let coarse = |v: &ValueId| {
-            let kind = outputs.get(&graph.value(*v).name).map(Array::element_type);
-            matches!(
-                kind,
-                Some(ElementType::F16 | ElementType::I8 | ElementType::U8)
-            )
+        let has = |kinds: &[ElementType]| {
+            let kind = |v: &ValueId| outputs.get(&graph.value(*v).name).map(Array::element_type);
+            let kinds_of_values = cut.axes.layouts.keys().filter_map(kind);
+            kinds_of_values.into_iter().any(|k| kinds.contains(&k))
         };
-        let coarse = cut.axes.layouts.keys().any(coarse);
+        let codes = has(&[ElementType::I8, ElementType::U8]);
+        let coarse = codes || has(&[ElementType::F16]);
         Some(Trial {
             graph,
             cut,
@@ -224,6 +225,7 @@ impl<'a> Trial<'a> {
             batch: size(batch)?,
             tokens: size(token)?,
             rounding: if coarse { COARSE_ROUNDING } else { ROUNDING },
+            codes,
             mixed,
             spread,
         })
@@ -391,7 +393,7 @@ impl<'a> Trial<'a> {
                     format!("token {token} of batch row {batch} changed the element {index:?}");
                 found.push(self.wrong(value, layout, what));
             }
-            if is_scores && self.tokens > 1 {
+            if is_scores && self.tokens > 1 && !self.codes {
                 let (query, key) = (self.cut.axes.query_axis, self.cut.axes.key_axis);
                 for (axis, role) in [(query, "query"), (key, "key")] {
                     if !axes_changed.contains(&axis) {
@@ -563,7 +565,10 @@ fn reads_tokens(graph: &Graph, cut: &Cut<'_>, id: NodeId) -> bool {
         .enumerate()
         .any(|(index, value)| {
             let is_external = flow.is_some_and(|f| f.externals.iter().any(|e| e.input == index));
+            // The stream is an input of its own in the cut.
+            let is_stream = value.is_some_and(|v| graph.value(v).name == cut.stream);
             let layout = value.and_then(|v| cut.axes.layouts.get(&v));
-            !is_external && layout.is_some_and(|l| l.0.iter().any(has_tokens))
+            let has_tokens = layout.is_some_and(|l| l.0.iter().any(has_tokens));
+            !is_external && (is_stream || has_tokens)
         })
 }
