@@ -1,12 +1,12 @@
 //! Streams in which batch and tokens share an axis, `[B*n, d]`, as TensorFlow's encoders have them.
 //!
 //! Every cut of such a stream is given as `[B, n, d]`, and each of its readers joins the axes again: the numbers are the same, and a
-//! block is what lies between two values of the usual shape. Kept only if more blocks can be converted so.
+//! block is what lies between two values of the usual shape.
 
 use crate::conversion::Conversion;
 use crate::emit::{Emit, Size};
 use crate::error::Error;
-use onnx_model::{Graph, NodeId, ValueId};
+use onnx_model::{Graph, ValueId};
 use std::collections::BTreeSet;
 use token_axes::{Analysis, Dim, Samples};
 
@@ -18,9 +18,6 @@ struct Joined {
     channels: i64,
 }
 
-/// An input of a node that was made to read something else.
-type Rewired = (NodeId, usize, ValueId);
-
 pub(crate) fn split(c: &mut Conversion, analysis: Analysis) -> Result<Analysis, Error> {
     let cuts = joined(&c.model.graph, &analysis);
     if cuts.is_empty() {
@@ -28,21 +25,11 @@ pub(crate) fn split(c: &mut Conversion, analysis: Analysis) -> Result<Analysis, 
     }
     let opset = c.opset();
     let mut e = Emit::new(&mut c.model.graph, opset, "vcc/stream");
-    let rewired: Vec<Rewired> = cuts.iter().flat_map(|cut| split_one(&mut e, cut)).collect();
+    for cut in &cuts {
+        split_one(&mut e, cut);
+    }
     c.model.graph.sort()?;
-    let again = Analysis::of(&c.model);
-    if convertible(&again) > convertible(&analysis) {
-        return Ok(again);
-    }
-    for (node, index, value) in rewired {
-        c.model.graph.set_input(node, index, Some(value));
-    }
-    c.model.graph.remove_dead();
     Ok(Analysis::of(&c.model))
-}
-
-fn convertible(analysis: &Analysis) -> usize {
-    analysis.streams.iter().map(|s| s.convertible().len()).sum()
 }
 
 /// The cuts of streams that no block could be converted of, where they have the shape `[B*n, d]`.
@@ -83,7 +70,7 @@ fn axes_like(graph: &Graph, samples: &Samples, rows: Dim) -> Option<(ValueId, us
     })
 }
 
-fn split_one(e: &mut Emit<'_>, cut: &Joined) -> Vec<Rewired> {
+fn split_one(e: &mut Emit<'_>, cut: &Joined) {
     let readers = e.graph.value(cut.value).uses().to_vec();
     let (input, batch, tokens) = cut.like;
     let (batch, tokens) = (e.dim(input, batch), e.dim(input, tokens));
@@ -92,11 +79,8 @@ fn split_one(e: &mut Emit<'_>, cut: &Joined) -> Vec<Rewired> {
         cut.value,
         &[Size::Value(batch), Size::Value(tokens), channels],
     );
-    let mut rewired = Vec::new();
     for (node, index) in readers {
         let together = e.reshape(apart, &[Size::Const(-1), channels]);
         e.graph.set_input(node, index, Some(together));
-        rewired.push((node, index, cut.value));
     }
-    rewired
 }

@@ -69,6 +69,8 @@ PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 # What is open: choices that are not drawn together, as sound encoders with them are refused or fail as yet; and how the example
 # fails that has the first of the options each, and the further choices. An example that passes must leave this list.
 KNOWN = (
+    ({"layout": ("FD",), "blocks": (1,)}, {}, "REFUSED R-AXES"),
+    ({"layout": ("FD",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
     ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
