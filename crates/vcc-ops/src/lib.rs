@@ -6,7 +6,8 @@
 //! - `abi`: the part of ONNX Runtime's C ABI that is used, as its header lays it out;
 //! - `host`, `attributes`, `context`, `shapes`: the same, safe;
 //! - `operator`: one operator's vtable, its errors and panics;
-//! - `ops`: the operators.
+//! - `ops`: the operators;
+//! - `launch`: which CUDA kernels an operator launches.
 //!
 //! Invariants: no panic and no error crosses the ABI except as an `OrtStatus`; nothing is written outside the tensors that the host
 //! handed out; all state that outlives a call is immutable.
@@ -17,6 +18,7 @@ mod context;
 #[cfg(test)]
 mod fake;
 mod host;
+pub mod launch;
 mod operator;
 mod ops;
 mod shapes;
