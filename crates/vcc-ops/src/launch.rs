@@ -23,7 +23,9 @@ const WARPS: usize = 4;
 const LIST_ROWS: usize = 8;
 /// Slots or tokens that a warp handles when it copies VIP slots or expands.
 const COPY_ROWS: usize = 32;
-const PARTITION_THREADS: u32 = 512;
+const PARTITION_THREADS: usize = 512;
+/// Numbers that each warp of the partition counts.
+const PARTITION_NUMBERS: usize = 6;
 /// Tokens that a block of the partition handles.
 const PARTITION_TOKENS: usize = 4096;
 const SEGMENT_THREADS: usize = 256;
@@ -281,8 +283,8 @@ pub fn partition(
     let first = launch(
         "vcc_partition_tokens".into(),
         [n.div_ceil(PARTITION_TOKENS), 1, batch],
-        PARTITION_THREADS as usize,
-        0,
+        PARTITION_THREADS,
+        PARTITION_NUMBERS * (PARTITION_THREADS / WARP) * size_of::<i32>(),
         arguments![
             Pointer(vip),
             Pointer(valid),
