@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants"
 # Its own: cargo does not tell the crates of two copies apart that share one.
 BUILD = ROOT / "target" / "mutants-build"
-TESTS = ["conversion", "refusals", "golden", "sharp", "check", "hoist", "windows"]
+TESTS = ["conversion", "refusals", "golden", "sharp", "check", "hoist", "windows", "pooled"]
 
 AXES = "crates/token-axes/src"
 # name: file, what is there, what takes its place
@@ -109,6 +109,26 @@ RULES = {
         "passes/src/restore.rs",
         'Some(mask) => e.op("Add", &[mask, total], &[]),',
         "Some(_) => total,",
+    ),
+    "count-read-tokens-from-the-wrong-slot": (
+        "passes/src/prune.rs",
+        'let offset = e.op("Sub", &[slot, p.slots], &[]);',
+        'let offset = e.op("Sub", &[slot, roots], &[]);',
+    ),
+    "give-tokens-of-a-segment-its-row": (
+        "passes/src/prune.rs",
+        'e.op("Where", &[is_own, y, moved], &[])',
+        'e.op("Where", &[is_own, y, y], &[])',
+    ),
+    "follow-any-reader-to-its-tokens": (
+        "passes/src/demand.rs",
+        "        if meets_tokens || flow.operand.is_some()",
+        "        if flow.operand.is_some()",
+    ),
+    "let-few-rows-share-the-scale-of-all": (
+        "passes/src/prune.rs",
+        "if !axes.flows.values().all(|f| f.outputs.iter().all(has_rows)) {",
+        "if !axes.flows.values().any(|f| f.outputs.iter().all(has_rows)) {",
     ),
 }
 

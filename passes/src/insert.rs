@@ -1,22 +1,25 @@
 //! Pass `insert`: runs blocks on compressed rows (mode `vcc`) or on windows (mode `local`).
 //!
 //! A region, a run of neighbouring `vcc` blocks, is entered once (stream to state) and left once (state to stream). Inside it
-//! the stream does not exist; a cut that something else reads (a hidden state that is an output, a head) gets its own expansion.
+//! the stream does not exist; a cut that something else reads (a hidden state that is an output, a head) gets its own expansion, or
+//! if only some tokens of it are read ([`crate::demand`]) those; the last block then computes nothing else ([`crate::prune`]).
 //! Segments are refined in order until pass `select` gives them scores.
 
 use crate::conversion::{
     Binding, Conversion, Encoder, Partition, Rewritten, Selection, ShapeReader, SideRows, State,
 };
+use crate::demand::{self, Tokens};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::local;
 use crate::plan::{BlockMode, Refine};
+use crate::prune;
 use onnx_model::{AttrValue, DataType, Dimension, Graph, NodeId, Tensor, ValueId, ValueInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use token_axes::layout::{has_batch, has_tokens};
 use token_axes::reach::Reach;
-use token_axes::site::{self, Input, Instance, Side, Sides};
+use token_axes::site::{self, Copies, Input, Instance, Side, Sides};
 use token_axes::{Analysis, Axis, Block, BlockAxes, Layout, Role, StreamOrder};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
@@ -38,6 +41,16 @@ struct Cut {
     state: State,
     order: StreamOrder,
     prefix: String,
+    /// The tokens that are read, if not any may be.
+    tokens: Option<Tokens>,
+    channels: i64,
+}
+
+/// What a group of blocks leaves behind.
+enum Left {
+    State(State),
+    /// The tokens that are read, in the stream's order of axes.
+    Tokens(ValueId),
 }
 
 fn encode(
@@ -52,6 +65,13 @@ fn encode(
     // Which cuts others read is seen before anything is rewired.
     let exposed: Vec<bool> = (0..blocks.len())
         .map(|i| is_read_elsewhere(&c.model.graph, reach, &blocks[i], blocks.get(i + 1)))
+        .collect();
+    let opset = c.opset();
+    let mut read: Vec<Option<Tokens>> = (blocks.iter().enumerate())
+        .map(|(i, block)| {
+            let next = blocks.get(i + 1);
+            demand::of(&c.model.graph, analysis, reach, opset, block, next)
+        })
         .collect();
     let mut open: Option<State> = None;
     let mut cuts: Vec<Cut> = Vec::new();
@@ -75,44 +95,58 @@ fn encode(
                     Some(state) => state,
                     None => enter(c, encoder, &partition, axes.order, block.input, i),
                 };
-                let state = compressed(
+                let last = i + group - 1;
+                let goes_on = blocks.get(last + 1).is_some_and(|next| {
+                    modes[last + 1] == BlockMode::Vcc
+                        && next.axes.is_ok()
+                        && next.input == blocks[last].output
+                });
+                let tokens = read[last].take();
+                let left = compressed(
                     c,
                     analysis,
                     index,
                     encoder,
                     &partition,
                     i,
-                    &blocks[i..i + group],
+                    &blocks[i..=last],
                     state,
+                    tokens.as_ref().filter(|_| !goes_on),
                 )?;
-                let last = i + group - 1;
                 for block in &blocks[i..last] {
                     redirect_shapes(&mut c.model.graph, block.output, encoder.input);
                 }
-                i += group;
-                let goes_on = i < blocks.len()
-                    && modes[i] == BlockMode::Vcc
-                    && blocks[i].axes.is_ok()
-                    && blocks[i].input == blocks[last].output;
-                let prefix = format!("{}/block{last}", encoder.prefix);
-                cuts.push(Cut {
-                    value: blocks[last].output,
-                    state,
-                    order: axes.order,
-                    prefix,
-                });
-                if goes_on {
-                    open = Some(state);
-                    if !exposed[last] {
-                        cuts.pop();
-                        redirect_shapes(&mut c.model.graph, blocks[last].output, encoder.input);
+                i = last + 1;
+                let (value, prefix) = (
+                    blocks[last].output,
+                    format!("{}/block{last}", encoder.prefix),
+                );
+                match (left, tokens) {
+                    (Left::Tokens(rows), Some(tokens)) => {
+                        demand::give(c, index, &prefix, tokens, value, rows);
+                    }
+                    (Left::Tokens(_), None) => {}
+                    (Left::State(state), _) if goes_on && !exposed[last] => {
+                        redirect_shapes(&mut c.model.graph, value, encoder.input);
+                        open = Some(state);
+                    }
+                    (Left::State(state), tokens) => {
+                        open = goes_on.then_some(state);
+                        cuts.push(Cut {
+                            value,
+                            state,
+                            order: axes.order,
+                            prefix,
+                            tokens,
+                            channels: axes.channels,
+                        });
                     }
                 }
             }
         }
     }
     for cut in cuts {
-        expand(c, encoder, cut);
+        expand(c, index, encoder, cut);
     }
     Ok(())
 }
@@ -261,7 +295,8 @@ fn compressed(
     first: usize,
     group: &[Block],
     state: State,
-) -> Result<State, Error> {
+    only: Option<&Tokens>,
+) -> Result<Left, Error> {
     let opset = c.opset();
     let prefix = format!("{}/block{first}", encoder.prefix);
     let order = match &group[0].axes {
@@ -332,20 +367,42 @@ fn compressed(
             });
         }
     }
+    let channels = group[0].axes.as_ref().map_or(1, |a| a.channels);
     for (i, block) in group.iter().enumerate() {
         let Ok(axes) = &block.axes else {
             return Err(rewrite_error(index, first + i, "it was refused"));
         };
         let prefix = format!("{}/block{}", encoder.prefix, first + i);
+        let (mut binding, mut streams) = (binding.clone(), BTreeMap::from([(Side::Rows, stream)]));
+        let only = only.filter(|_| i + 1 == group.len());
+        let only = only.and_then(|t| Some((t, prune::instances(&c.model.graph, block)?)));
+        let mut read = None;
+        let mut split = None;
+        if let Some((tokens, instances)) = only {
+            let mut e = Emit::new(&mut c.model.graph, opset, format!("{prefix}/read"));
+            let found = prune::locate(&mut e, encoder, p, items, &tokens.at);
+            let all = to_rows(&mut e, order, stream);
+            let queries = found.rows(&mut e, encoder, all, channels);
+            let queries = to_stream(&mut e, order, queries);
+            binding = found.binding(&mut e, encoder, &binding, side);
+            streams = BTreeMap::from([(Side::Query, queries), (Side::Key, stream)]);
+            (read, split) = (Some(found), Some(instances));
+        }
         stream = rewire(
-            c, analysis, index, block, axes, &prefix, &binding, stream, row_bias,
+            c, analysis, index, block, axes, &prefix, &binding, &streams, row_bias, split,
         )
         .map_err(|reason| rewrite_error(index, first + i, &reason))?;
+        if let Some(read) = read {
+            let mut e = Emit::new(&mut c.model.graph, opset, format!("{prefix}/read"));
+            let y = to_rows(&mut e, order, stream);
+            let before = read.rows(&mut e, encoder, rows, channels);
+            let values = read.values(&mut e, encoder, p, state, [y, before], channels);
+            return Ok(Left::Tokens(to_stream(&mut e, order, values)));
+        }
     }
     let mut e = Emit::new(&mut c.model.graph, opset, prefix);
     let y = to_rows(&mut e, order, stream);
     let update = e.op("Sub", &[y, rows], &[]);
-    let channels = group[0].axes.as_ref().map_or(1, |a| a.channels);
     let gain = gain(&mut e, encoder.dtype, channels);
     let out = e.vcc(
         "VccDecompress",
@@ -363,11 +420,11 @@ fn compressed(
         &["value", "scale", "offset"],
         &[ladder(encoder), dtype(encoder)],
     );
-    Ok(State {
+    Ok(Left::State(State {
         value: out[0],
         scale: out[1],
         offset: out[2],
-    })
+    }))
 }
 
 /// The copies of a block's nodes that lead from VIP rows as queries and segment rows as keys to the scores.
@@ -390,7 +447,7 @@ fn selection_instances(
         block.input,
         axes.scores,
         sides,
-        None,
+        Copies::PerSide(None),
     )
     .map_err(|r| r.to_string())
 }
@@ -404,7 +461,8 @@ fn gain(e: &mut Emit<'_>, dtype: DataType, channels: i64) -> ValueId {
     e.graph.add_initializer(&name, tensor)
 }
 
-/// Rewires a block's nodes to other rows and returns its output's rows.
+/// Rewires a block's nodes to other rows and returns its output's rows. `split`: the copies of its nodes, where queries and keys are
+/// different rows.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn rewire(
     c: &mut Conversion,
@@ -414,8 +472,9 @@ pub(crate) fn rewire(
     axes: &BlockAxes,
     prefix: &str,
     binding: &Binding,
-    stream: ValueId,
+    streams: &BTreeMap<Side, ValueId>,
     row_bias: ValueId,
+    split: Option<Vec<Instance>>,
 ) -> Result<ValueId, String> {
     let opset = c.opset();
     let layout = axes.layouts.get(&block.input).cloned().unwrap_or_default();
@@ -425,23 +484,28 @@ pub(crate) fn rewire(
         .map(|a| has_tokens(a).then_some(Side::Rows))
         .collect();
     let graph = &mut c.model.graph;
-    let (instances, _) = site::instances(
-        graph,
-        axes,
-        &block.core,
-        block.input,
-        block.output,
-        sides,
-        Some(Side::Rows),
-    )
-    .map_err(|r| r.to_string())?;
+    let is_split = split.is_some();
+    let mut instances = match split {
+        Some(instances) => instances,
+        None => site::instances(
+            graph,
+            axes,
+            &block.core,
+            block.input,
+            block.output,
+            sides,
+            Copies::One(Side::Rows),
+        )
+        .map(|(instances, _)| instances)
+        .map_err(|r| r.to_string())?,
+    };
     // Readers of shapes are told the model's sizes, not the rows'.
     for (&value, layout) in axes.layouts.iter().chain(&axes.satellites) {
         if value == block.output || value == block.input {
             continue;
         }
         note_shape_readers(graph, &mut c.shape_readers, value, layout, encoder);
-        let known = axes.layouts.contains_key(&value);
+        let known = axes.layouts.contains_key(&value) && !is_split;
         let info = known.then(|| rows_info(analysis, value, layout, binding));
         graph.set_info(value, info);
     }
@@ -454,13 +518,20 @@ pub(crate) fn rewire(
             let equation = AttrValue::Str(equation.clone());
             graph.set_attr(instance.node, "equation", &equation);
         }
+    }
+    let mut e = Emit::new(graph, opset, prefix);
+    if is_split {
+        prune::separate(&mut e, &mut instances);
+    }
+    for instance in &instances {
         for (i, input) in instance.inputs.iter().enumerate() {
-            if matches!(input, Input::Rows(_)) {
-                graph.set_input(instance.node, i, Some(stream));
+            if let Input::Rows(side) = input {
+                let stream = streams.get(side).copied();
+                let stream = stream.ok_or_else(|| format!("rows of {side:?} are not known"))?;
+                e.graph.set_input(instance.node, i, Some(stream));
             }
         }
     }
-    let mut e = Emit::new(graph, opset, prefix);
     let scores_layout = axes.layouts.get(&axes.scores).cloned().unwrap_or_default();
     let scores_type = analysis
         .samples
@@ -489,9 +560,13 @@ pub(crate) fn rewire(
         .iter_mut()
         .filter(|f| f.softmax == axes.softmax)
     {
+        if is_split {
+            // Its inputs may be copies now, and it does not matter for so few queries.
+            fused.bias_input = None;
+        }
         for slot in &mut fused.inputs {
             if *slot == Some(block.input) {
-                *slot = Some(stream);
+                *slot = streams.get(&Side::Rows).copied();
             }
         }
     }
@@ -505,11 +580,13 @@ pub(crate) fn rewire(
     let name = e.name("y");
     let y = e.graph.new_value(&name);
     e.graph.set_output(producer, output, Some(y));
-    let info = rows_info(analysis, block.output, &layout, binding);
-    e.graph.set_info(y, Some(info.clone()));
-    e.graph.set_info(stream, Some(info));
-    let info = rows_info(analysis, axes.scores, &scores_layout, binding);
-    e.graph.set_info(biased, Some(info));
+    if let Some(&stream) = streams.get(&Side::Rows) {
+        let info = rows_info(analysis, block.output, &layout, binding);
+        e.graph.set_info(y, Some(info.clone()));
+        e.graph.set_info(stream, Some(info));
+        let info = rows_info(analysis, axes.scores, &scores_layout, binding);
+        e.graph.set_info(biased, Some(info));
+    }
     c.sites.push(Rewritten {
         prefix: prefix.to_owned(),
         binding: binding.clone(),
@@ -648,10 +725,17 @@ fn arrange_bias(
     e.reshape(bias, &sizes)
 }
 
-/// Gives a cut its value back.
-fn expand(c: &mut Conversion, encoder: &Encoder, cut: Cut) {
+/// Gives a cut its value back, or those of its tokens that are read.
+fn expand(c: &mut Conversion, index: usize, encoder: &Encoder, cut: Cut) {
     let Some(p) = encoder.partition else { return };
     let opset = c.opset();
+    if let Some(tokens) = cut.tokens {
+        let mut e = Emit::new(&mut c.model.graph, opset, format!("{}/leave", cut.prefix));
+        let rows = prune::of_state(&mut e, encoder, &p, cut.state, &tokens.at, cut.channels);
+        let rows = to_stream(&mut e, cut.order, rows);
+        demand::give(c, index, &cut.prefix, tokens, cut.value, rows);
+        return;
+    }
     let mut e = Emit::new(&mut c.model.graph, opset, format!("{}/leave", cut.prefix));
     let out = e.vcc(
         "VccExpand",

@@ -5,6 +5,7 @@
 
 pub mod bodies;
 mod conversion;
+mod demand;
 mod emit;
 mod error;
 pub mod pairs;
@@ -23,6 +24,7 @@ mod local;
 mod operators;
 pub mod partition;
 mod planning;
+mod prune;
 mod restore;
 mod select;
 mod shapes;

@@ -75,8 +75,9 @@ pub(crate) fn rewrite(
         batch_dim: Dimension::Param(format!("{prefix}/windows")),
         rows_dim: Dimension::Param(format!("{prefix}/window")),
     };
+    let streams = BTreeMap::from([(Side::Rows, stream)]);
     let y = rewire(
-        c, analysis, index, block, axes, &prefix, &binding, stream, bias,
+        c, analysis, index, block, axes, &prefix, &binding, &streams, bias, None,
     )
     .map_err(|reason| Error::Rewrite {
         block: format!("{index}.{number}"),

@@ -3,8 +3,8 @@
 //! The same graph of operators runs three kinds of rows: the compressed sequence (the block itself), and for selection the VIP
 //! tokens as queries and the segments as keys. [`instances`] walks back from a value whose token axes have been given a
 //! [`Side`] and tells for every node which copies are needed and what each input of a copy is. In the block itself all
-//! token axes have side [`Side::Rows`], so there is one copy of each node; in selection a node that serves both queries and
-//! keys (a norm, a packed projection) is needed twice.
+//! token axes have side [`Side::Rows`], so there is one copy of each node; in selection, and in a block of which only some
+//! rows are read, a node that serves both queries and keys (a norm, a packed projection) is needed twice.
 
 use crate::block::BlockAxes;
 use crate::flow::{External, ShapeOperand, describe};
@@ -18,10 +18,29 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Side {
     /// The compressed sequence (or a window).
     Rows,
-    /// The VIP slots, as queries of selection.
+    /// The VIP slots, as queries of selection; the rows that are read, where those of a block are not all read.
     Query,
-    /// The candidate segments, as keys of selection.
+    /// The candidate segments, as keys of selection; all rows, where those of a block are not all read.
     Key,
+}
+
+/// How often a node is there, and what side a token axis has that no axis of the node's outputs continues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copies {
+    /// Once; every token axis has this side.
+    One(Side),
+    /// For every choice of sides. An axis that is summed over has this side; with none it is that of the outputs.
+    PerSide(Option<Side>),
+}
+
+impl Copies {
+    /// The side of every axis, or of those that are summed over.
+    fn unlinked(self) -> Option<Side> {
+        match self {
+            Copies::One(side) => Some(side),
+            Copies::PerSide(summed) => summed,
+        }
+    }
 }
 
 /// The side of each axis; `None` for axes without tokens. A value without any token axis (a scale of dynamic quantisation) has
@@ -62,7 +81,7 @@ pub fn instances(
     input: ValueId,
     target: ValueId,
     sides: Sides,
-    unlinked: Option<Side>,
+    copies: Copies,
 ) -> Result<(Vec<Instance>, (usize, usize)), Refusal> {
     let mut demanded: BTreeMap<ValueId, BTreeSet<Sides>> = BTreeMap::new();
     demanded.entry(target).or_default().insert(sides.clone());
@@ -74,8 +93,7 @@ pub fn instances(
         for output in node.outputs.iter().flatten() {
             of_node.extend(demanded.get(output).into_iter().flatten().cloned());
         }
-        if let (Some(side), false) = (unlinked, of_node.is_empty()) {
-            // In the block itself there is one copy of each node.
+        if let (Copies::One(side), false) = (copies, of_node.is_empty()) {
             let layout = axes.flows[&id]
                 .outputs
                 .first()
@@ -87,7 +105,7 @@ pub fn instances(
             for (index, value) in node.inputs.iter().enumerate() {
                 let Some(value) = value else { continue };
                 if let Some(layout) = axes.layouts.get(value) {
-                    let sides = input_sides(graph, axes, id, index, layout, &sides, unlinked)?;
+                    let sides = input_sides(graph, axes, id, index, layout, &sides, copies)?;
                     demanded.entry(*value).or_default().insert(sides);
                 }
             }
@@ -103,8 +121,8 @@ pub fn instances(
         .collect();
     let find = |value: ValueId, sides: &Sides| -> Option<(usize, usize)> {
         let (producer, output) = graph.value(value).producer()?;
-        match unlinked {
-            Some(side) => {
+        match copies {
+            Copies::One(side) => {
                 let layout = axes
                     .flows
                     .get(&producer)?
@@ -116,7 +134,7 @@ pub fn instances(
                     .get(&(producer, all_of(&layout, Some(side))))
                     .map(|&i| (i, output))
             }
-            None => number.get(&(producer, sides.clone())).map(|&i| (i, output)),
+            Copies::PerSide(_) => number.get(&(producer, sides.clone())).map(|&i| (i, output)),
         }
     };
     let mut out = Vec::new();
@@ -131,7 +149,7 @@ pub fn instances(
                 continue;
             };
             if let Some(layout) = axes.layouts.get(value) {
-                let wanted = input_sides(graph, axes, *id, index, layout, sides, unlinked)?;
+                let wanted = input_sides(graph, axes, *id, index, layout, sides, copies)?;
                 if *value == input {
                     let side = wanted
                         .iter()
@@ -151,7 +169,7 @@ pub fn instances(
                     });
                 }
             } else if let Some(external) = flow.externals.iter().find(|e| e.input == index) {
-                let sides = external_sides(graph, axes, *id, external, sides, unlinked)?;
+                let sides = external_sides(graph, axes, *id, external, sides, copies)?;
                 inputs.push(Input::External(external.clone(), sides));
             } else if index == 1 && operand_input.is_some() {
                 let data = node
@@ -162,7 +180,7 @@ pub fn instances(
                     .and_then(|v| axes.layouts.get(&v))
                     .cloned()
                     .unwrap_or_default();
-                let data_sides = input_sides(graph, axes, *id, 0, &data, sides, unlinked)?;
+                let data_sides = input_sides(graph, axes, *id, 0, &data, sides, copies)?;
                 let result = flow
                     .outputs
                     .first()
@@ -225,12 +243,16 @@ fn input_sides(
     index: usize,
     layout: &Layout,
     out: &Sides,
-    unlinked: Option<Side>,
+    copies: Copies,
 ) -> Result<Sides, Refusal> {
-    let fallback = unlinked.or_else(|| only(out));
     if !layout.0.iter().any(has_tokens) {
-        return Ok(all_of(layout, fallback));
+        let side = match copies {
+            Copies::One(side) => Some(side),
+            Copies::PerSide(_) => only(out),
+        };
+        return Ok(all_of(layout, side));
     }
+    let fallback = copies.unlinked().or_else(|| only(out));
     let flow = &axes.flows[&id];
     (0..layout.0.len())
         .map(|axis| {
@@ -254,8 +276,9 @@ fn external_sides(
     id: NodeId,
     external: &External,
     out: &Sides,
-    unlinked: Option<Side>,
+    copies: Copies,
 ) -> Result<Sides, Refusal> {
+    let unlinked = copies.unlinked();
     let flow = &axes.flows[&id];
     external
         .frame

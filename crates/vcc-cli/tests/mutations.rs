@@ -67,6 +67,54 @@ impl Subject {
         }
     }
 
+    /// A model that reads the mean of three tokens, two in segments and a VIP token: its outputs when all tokens are computed.
+    fn pooled(name: &str, cut: &str) -> Subject {
+        let model = fixture(name);
+        let mut read = parse(sharp(&model.path));
+        let graph = &mut read.graph;
+        let cut_value = graph.find_value(cut).unwrap();
+        let (taker, _) = graph.value(cut_value).uses()[0];
+        let token = graph.node(taker).outputs[0].unwrap();
+        let at = graph.add_initializer("at", Tensor::vector_i64(&[21, -9, -1]));
+        graph.set_input(taker, 1, Some(at));
+        let mean = graph.new_value("mean");
+        graph.replace_uses(token, mean);
+        graph.add_node(NewNode {
+            op_type: "ReduceMean".to_owned(),
+            inputs: vec![Some(token)],
+            outputs: vec![Some(mean)],
+            attributes: vec![
+                ("axes".to_owned(), AttrValue::Ints(vec![1])),
+                ("keepdims".to_owned(), AttrValue::Int(0)),
+            ],
+            ..NewNode::default()
+        });
+        graph.sort().unwrap();
+        let bytes = read.to_vec().unwrap();
+        let whole = with_outputs(&bytes, &[(cut, DataType::Float as i32)]);
+        let [converted, whole] = [bytes, whole].map(|bytes| {
+            let options = "vip=last:2 ladder=8,4,1 refine=2,1";
+            convert(scratch(&bytes).path(), options, Form::OpsOnly)
+        });
+        let mut whole = session(&whole).unwrap();
+        let converted = parse(converted);
+        let name = |v: ValueId| converted.graph.value(v).name.clone();
+        let outputs: Vec<String> = converted.graph.outputs().iter().map(|&v| name(v)).collect();
+        let cases = [(45, Padding::None), (45, Padding::Ragged)].map(|(length, padding)| {
+            let inputs = three(&model, whole.inputs(), length, padding);
+            let all = whole.run(&inputs).unwrap();
+            let read = outputs
+                .iter()
+                .map(|name| (name.clone(), all.get(name).unwrap().clone()));
+            (inputs, Outputs::from_iter(read))
+        });
+        Subject {
+            converted,
+            cases: cases.to_vec(),
+            keep: None,
+        }
+    }
+
     /// A golden case at its own budget.
     fn golden(name: &str) -> Subject {
         let folder = fixtures().join("golden");
@@ -366,5 +414,20 @@ fn leave_out_any_node() {
     let equivalent = ["/external/concat", "/external/reshape", "encoder0/squeeze"];
     let mut survivors = names(subject.unnoticed(40, of));
     survivors.retain(|name| !equivalent.iter().any(|end| name.ends_with(end)));
+    assert_eq!(survivors, NONE);
+}
+
+/// The same of those that find the rows of the tokens that are read, and the tokens' values.
+#[test]
+fn leave_out_a_node_that_finds_tokens() {
+    let cut = "/module/roberta/encoder/layer.1/output/LayerNorm/LayerNormalization_output_0";
+    let subject = Subject::pooled("xlmr_class__ts17_eager", cut);
+    let of = |graph: &mut Graph, id: NodeId| {
+        let is_read = graph.node(id).name.contains("/read/");
+        inserted(graph, id) && is_read && bypass(graph, id, 0)
+    };
+    // A vector of one element for a scalar, which ONNX Runtime takes.
+    let mut survivors = names(subject.unnoticed(60, of));
+    survivors.retain(|name| !name.contains("/squeeze"));
     assert_eq!(survivors, NONE);
 }

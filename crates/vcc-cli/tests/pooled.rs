@@ -1,0 +1,223 @@
+//! Models that read only some tokens of their last block: the converted block computes nothing else, and the outputs are those of the same
+//! model where all tokens of that block are an output too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+mod common;
+
+use common::tolerance::Precision;
+use common::{Engine, convert, difference, fixture, open_at, run, scratch, three, with_outputs};
+use onnx_model::{AttrValue, DataType, Graph, Model, NewNode, NodeId, Tensor, ValueId};
+use std::path::Path;
+use vcc_passes::pipeline::Hooks;
+use vcc_passes::{Form, Request};
+use vcc_run::{Outputs, Padding};
+
+/// How the head takes its tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Head {
+    /// As the fixture does: the first.
+    First,
+    Last,
+    /// The mean of four, one of them twice.
+    Several,
+    /// The first, by a Slice.
+    Slice,
+    /// The first, and the last two of the first block.
+    Layers,
+    /// The last, where it is no padding: any token may be asked for.
+    Masked,
+}
+
+/// The fixture with another head.
+fn with_head(path: &Path, head: Head) -> Vec<u8> {
+    let mut model = Model::open(path).unwrap();
+    let cuts = cuts(path);
+    let first = model.graph.find_value(&cuts[0]).unwrap();
+    let graph = &mut model.graph;
+    let taker = graph.node_ids().filter(|&id| is_taker(graph, id)).last();
+    let taker = taker.unwrap();
+    let (data, token) = (
+        graph.node(taker).inputs[0].unwrap(),
+        graph.node(taker).outputs[0].unwrap(),
+    );
+    let axis = ("axis", AttrValue::Int(1));
+    let new = match head {
+        Head::First => return model.to_vec().unwrap(),
+        Head::Last => {
+            let index = graph.add_initializer("at", Tensor::scalar_i64(-1));
+            Some(node(graph, "Gather", &[data, index], &[axis]))
+        }
+        Head::Several => {
+            let index = graph.add_initializer("at", Tensor::from_i64s(&[2, 2], &[3, 0, -1, 3]));
+            let tokens = node(graph, "Gather", &[data, index], &[axis]);
+            let axes = ("axes", AttrValue::Ints(vec![1, 2]));
+            let keep = ("keepdims", AttrValue::Int(0));
+            Some(node(graph, "ReduceMean", &[tokens], &[axes, keep]))
+        }
+        Head::Masked => {
+            let mask = graph.find_value("attention_mask").unwrap();
+            let to = ("to", AttrValue::Int(DataType::Float as i64));
+            let mask = node(graph, "Cast", &[mask], &[to]);
+            let axes = graph.add_initializer("axes", Tensor::vector_i64(&[2]));
+            let mask = node(graph, "Unsqueeze", &[mask, axes], &[]);
+            let masked = node(graph, "Mul", &[data, mask], &[]);
+            let index = graph.add_initializer("at", Tensor::scalar_i64(-1));
+            Some(node(graph, "Gather", &[masked, index], &[axis]))
+        }
+        Head::Slice => {
+            let [zero, one] = [0, 1].map(|i| graph.add_initializer("at", Tensor::vector_i64(&[i])));
+            let sliced = node(graph, "Slice", &[data, zero, one, one], &[]);
+            Some(node(graph, "Squeeze", &[sliced, one], &[]))
+        }
+        Head::Layers => {
+            let index = graph.add_initializer("at", Tensor::vector_i64(&[-1, -2]));
+            let tokens = node(graph, "Gather", &[first, index], &[axis]);
+            graph.add_output(tokens);
+            None
+        }
+    };
+    if let Some(new) = new {
+        graph.replace_uses(token, new);
+        graph.remove_node(taker);
+    }
+    graph.sort().unwrap();
+    model.to_vec().unwrap()
+}
+
+fn is_taker(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let data = node.inputs.first().copied().flatten();
+    let data = data.and_then(|v| graph.value(v).producer());
+    let norm = data.is_some_and(|(p, _)| graph.node(p).op_type == "LayerNormalization");
+    node.op_type == "Gather" && node.attr_int("axis") == Some(1) && norm
+}
+
+fn node(
+    graph: &mut Graph,
+    op: &str,
+    inputs: &[ValueId],
+    attributes: &[(&str, AttrValue)],
+) -> ValueId {
+    let value = graph.new_value("head");
+    graph.add_node(NewNode {
+        op_type: op.to_owned(),
+        inputs: inputs.iter().map(|&v| Some(v)).collect(),
+        outputs: vec![Some(value)],
+        attributes: attributes
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
+            .collect(),
+        ..NewNode::default()
+    });
+    value
+}
+
+/// The names of the blocks' outputs.
+fn cuts(path: &Path) -> Vec<String> {
+    let mut hooks = Hooks {
+        verify_each: true,
+        after: &mut |_, _| {},
+        stop_after: Some("blocks"),
+    };
+    let model = Model::open(path).unwrap();
+    let stopped =
+        vcc_passes::convert(model, Request::default(), Form::Functions, &mut hooks).unwrap();
+    let name = |v: ValueId| stopped.model.graph.value(v).name.clone();
+    let streams = &stopped.analysis.as_ref().unwrap().streams;
+    let blocks = streams.iter().flat_map(|s| &s.blocks);
+    blocks.map(|b| name(b.output)).collect()
+}
+
+/// How many nodes of the operator there are.
+fn count(model: &[u8], op: &str) -> usize {
+    let model = Model::from_bytes(model.to_vec().into(), None).unwrap();
+    let nodes = model.graph.node_ids().map(|id| model.graph.node(id));
+    nodes.filter(|n| n.op_type == op).count()
+}
+
+/// The outputs of a model that another one has too.
+fn worst(expected: &Outputs, got: &Outputs) -> f64 {
+    let errors = got
+        .iter()
+        .map(|(name, a)| difference(expected.get(name).unwrap(), a));
+    errors.fold(0.0, f64::max)
+}
+
+const HEADS: [Head; 6] = [
+    Head::First,
+    Head::Last,
+    Head::Several,
+    Head::Slice,
+    Head::Layers,
+    Head::Masked,
+];
+
+/// At small budgets, with VIP tokens that are not the ones that are read among them; at full budget as the original.
+#[test]
+fn outputs_are_those_of_all_rows() {
+    // The first has its norm in the last block, the second behind it; the third is [B, n] in its mask and looks up relative
+    // positions; one scale of the last stands for all rows, so that its last block runs on all of them.
+    let models = [
+        ("xlmr_class__ts17_eager", 60, true, &HEADS[..]),
+        ("vit_class__ts17_eager", 17, true, &HEADS[..5]),
+        ("deberta_v3_class__ts17_eager", 60, true, &HEADS[..2]),
+        ("vit_class__int8_ts17_sdpa", 17, false, &HEADS[..1]),
+    ];
+    for (name, length, is_pruned, heads) in models {
+        let model = fixture(name);
+        for &head in heads {
+            let path = scratch(&with_head(&model.path, head));
+            let path = path.path();
+            let bytes = std::fs::read(path).unwrap();
+            let optimization = Precision::of(&Model::open(path).unwrap()).optimization();
+            let last = [(cuts(path).pop().unwrap(), DataType::Float as i32)];
+            let shown = last.each_ref().map(|(name, dtype)| (name.as_str(), *dtype));
+            let whole = scratch(&with_outputs(&bytes, &shown));
+            for options in [
+                "vip=first:1 ladder=8,1 refine=1",
+                "vip=last:2 ladder=8,4,1 refine=1,1",
+                "vip=first:20 vip-capacity=2 ladder=4,2,1 refine=2,0 reselect-every=2",
+                "vip=last:1 ladder=4,1 refine=all",
+            ] {
+                let converted = convert(path, options, Form::Functions);
+                let what = format!("{name}, {head:?}, {options}");
+                let groups = if options.contains("reselect") { 1 } else { 2 };
+                // A cut that is read inside ends a group.
+                let groups = if head == Head::Layers { 2 } else { groups };
+                let ends = groups - usize::from(is_pruned && head != Head::Masked);
+                assert_eq!(count(&converted, "VccDecompress"), ends, "{what}");
+                let expanded = usize::from(head == Head::Masked);
+                assert_eq!(count(&converted, "VccExpand"), expanded, "{what}");
+                let whole = convert(whole.path(), options, Form::Functions);
+                assert_eq!(count(&whole, "VccDecompress"), groups, "{what}");
+                let inline = convert(path, options, Form::Inline);
+                let open = |bytes, engine| open_at(&what, bytes, engine, optimization);
+                let mut whole = open(&whole, Engine::Library);
+                let mut original = open(&bytes, Engine::Bodies);
+                let mut pruned = [
+                    open(&converted, Engine::Library),
+                    open(&converted, Engine::Bodies),
+                    open(&inline, Engine::Bodies),
+                ];
+                for padding in [Padding::None, Padding::Left, Padding::EmptyRow] {
+                    let inputs = three(&model, original.inputs(), length, padding);
+                    let expected = run(&mut whole, &inputs);
+                    for session in &mut pruned {
+                        let got = run(session, &inputs);
+                        let error = worst(&expected, &got);
+                        assert!(error < 1e-5, "{what}, {padding:?}: {error:e}");
+                        if options.contains("all") && is_pruned {
+                            let error = worst(&run(&mut original, &inputs), &got);
+                            assert!(error < 1e-4, "{what}, {padding:?}: {error:e}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
