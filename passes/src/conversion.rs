@@ -48,6 +48,8 @@ pub struct Conversion {
     pub(crate) vip_inputs: BTreeMap<String, (Dim, Dim)>,
     /// Externals over the distances of two tokens.
     pub(crate) tables: Tables,
+    /// Which axes of an external at the rows may have more than one entry; see [`crate::externals::Taken`].
+    pub(crate) sized: BTreeMap<ValueId, Vec<bool>>,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// Operators that stand for softmaxes that are written out.
@@ -75,6 +77,7 @@ impl Conversion {
             unhoisted: BTreeMap::new(),
             vip_inputs: BTreeMap::new(),
             tables: Tables::default(),
+            sized: BTreeMap::new(),
             taken_apart: Vec::new(),
             stand_ins: Vec::new(),
             code_pairs: Vec::new(),

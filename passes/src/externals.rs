@@ -34,13 +34,14 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
                     let Input::External(external, sides) = input else {
                         continue;
                     };
-                    let value = done
+                    let taken = done
                         .gather(&mut e, &site.binding, instance, external, sides)
                         .map_err(|reason| Error::Rewrite {
                             block: site.prefix.clone(),
                             reason,
                         })?;
-                    e.graph.set_input(instance.node, i, Some(value));
+                    e.graph.set_input(instance.node, i, Some(taken.value));
+                    c.sized.insert(taken.value, taken.sized);
                 }
             }
         }
@@ -60,9 +61,17 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     Ok(())
 }
 
+/// An external at the rows.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    pub(crate) value: ValueId,
+    /// For each axis of the frame, the last ones if there are fewer in the value: whether it may have more than one entry.
+    pub(crate) sized: Vec<bool>,
+}
+
 /// What has been gathered for some rows already: a mask or rotary table that several nodes read alike is gathered once.
 pub(crate) struct Gathered<'a> {
-    done: BTreeMap<String, ValueId>,
+    done: BTreeMap<String, Taken>,
     hoist: Hoist<'a>,
 }
 
@@ -82,21 +91,24 @@ impl<'a> Gathered<'a> {
         reader: &Instance,
         external: &External,
         sides: &Sides,
-    ) -> Result<ValueId, String> {
+    ) -> Result<Taken, String> {
         let needed = self.hoist.needed(e, reader, external);
         let key = format!(
             "{:?} {:?} {sides:?} {needed:?}",
             external.value, external.frame
         );
-        if let Some(&value) = self.done.get(&key) {
-            return Ok(value);
+        if let Some(taken) = self.done.get(&key) {
+            return Ok(taken.clone());
         }
-        let value = match self.hoist.external(e, binding, external, sides, &needed) {
-            Some(value) => value,
-            None => gather(e, binding, external, sides)?,
+        let taken = match self.hoist.external(e, binding, external, sides, &needed) {
+            Some(taken) => taken,
+            None => Taken {
+                value: gather(e, binding, external, sides)?,
+                sized: external.frame.iter().map(|axis| axis.present).collect(),
+            },
         };
-        self.done.insert(key, value);
-        Ok(value)
+        self.done.insert(key, taken.clone());
+        Ok(taken)
     }
 }
 

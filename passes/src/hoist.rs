@@ -14,7 +14,7 @@ pub(crate) mod sizes;
 
 use crate::conversion::Binding;
 use crate::emit::{Emit, Size};
-use crate::externals::take_leading;
+use crate::externals::{Taken, take_leading};
 pub(crate) use distance::Tables;
 use onnx_model::ValueId;
 use reps::Rep;
@@ -86,7 +86,7 @@ impl<'a> Hoist<'a> {
         external: &External,
         sides: &Sides,
         needed: &[bool],
-    ) -> Option<ValueId> {
+    ) -> Option<Taken> {
         let shape = self.samples.shape(external.value)?;
         let skip = external.frame.len().checked_sub(shape.len())?;
         let axes: Vec<Ax> = (skip..external.frame.len())
@@ -108,12 +108,12 @@ impl<'a> Hoist<'a> {
             .cloned()
             .zip(sides.iter().copied().chain(std::iter::repeat(None)))
             .collect();
-        let value = reps::finish(e, binding, rep, &frame, needed);
-        if value.is_none() {
+        let taken = reps::finish(e, binding, rep, &frame, needed);
+        if taken.is_none() {
             let reason = "its reader takes batch and heads in one axis".to_owned();
             self.stopped.insert(external.value, reason);
         }
-        value
+        taken
     }
 
     /// What became of the values with two token axes.

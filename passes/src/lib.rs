@@ -12,6 +12,7 @@ pub mod pairs;
 pub mod pipeline;
 pub mod plan;
 
+mod attention;
 mod blocks;
 mod canonical;
 pub mod clean_up;

@@ -112,7 +112,11 @@ fn in_blocks(
     for (number, block) in stream.blocks.iter().enumerate() {
         let Ok(axes) = &block.axes else { continue };
         for (&value, layout) in &axes.layouts {
-            if let Some(size) = in_layout(&analysis.samples, value, layout) {
+            let graph = &c.model.graph;
+            // A fused attention keeps its scores to itself.
+            let exists = graph.value(value).producer().is_some() || graph.is_input(value);
+            let size = in_layout(&analysis.samples, value, layout).filter(|_| exists);
+            if let Some(size) = size {
                 pairs.push(pair(c, value, size.saturating_mul(area(number))));
             }
         }

@@ -4,8 +4,8 @@ use crate::conversion::{Conversion, Form};
 use crate::error::Error;
 use crate::planning::Request;
 use crate::{
-    blocks, canonical, clean_up, externals, functions, insert, operators, partition, planning,
-    restore, select, shapes, transposes,
+    attention, blocks, canonical, clean_up, externals, functions, insert, operators, partition,
+    planning, restore, select, shapes, transposes,
 };
 use onnx_model::{Model, Violation};
 
@@ -64,6 +64,11 @@ pub const PASSES: &[Pass] = &[
         name: "select",
         about: "score the segments with the block's own queries and keys",
         run: select::run,
+    },
+    Pass {
+        name: "attention",
+        about: "add key biases once, or hold them in channels of a fused attention",
+        run: attention::run,
     },
     Pass {
         name: "restore",

@@ -135,7 +135,9 @@ fn clone_scores(
                     e.graph.set_input(copy, i, value);
                 }
                 Input::External(external, sides) => {
-                    let value = gathered.gather(e, binding, instance, external, sides)?;
+                    let value = gathered
+                        .gather(e, binding, instance, external, sides)?
+                        .value;
                     e.graph.set_input(copy, i, Some(value));
                 }
                 Input::Operand(kind, data, result) => {

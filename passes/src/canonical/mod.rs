@@ -7,7 +7,7 @@
 //! The analysis, the count bias and selection need the scores before the softmax. The fused operators are kept aside and put
 //! back by pass `restore`: in blocks that were left alone as they were, in rewritten blocks those of ai.onnx, with their mask and
 //! the count bias in one. The operators of com.microsoft stay apart there: ONNX Runtime before 1.21 wants their bias input
-//! spread over batch and heads, and with a bias they are no faster than the products. Attentions that no block can have
+//! spread over batch and heads, and with a bias they are no faster than the products (pass `attention` makes others without one). Attentions that no block can have
 //! (caches, causal masks, cross-attention layouts) stay as they are and are refused by the analysis.
 
 mod attention23;

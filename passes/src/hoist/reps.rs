@@ -6,6 +6,7 @@
 use super::{Ax, batch_axis, size};
 use crate::conversion::Binding;
 use crate::emit::{Emit, Size};
+use crate::externals::Taken;
 use onnx_model::ValueId;
 use token_axes::site::Side;
 use token_axes::{Dim, FrameAxis};
@@ -105,7 +106,7 @@ pub(super) fn finish(
     rep: Rep,
     frame: &[(FrameAxis, Option<Side>)],
     needed: &[bool],
-) -> Option<ValueId> {
+) -> Option<Taken> {
     let rep = rep.with_rank(e, frame.len());
     let mut real = rep.axes.clone();
     let mut value = rep.value;
@@ -144,12 +145,16 @@ pub(super) fn finish(
             short = true;
         }
     }
+    let sized: Vec<bool> = (0..frame.len())
+        .map(|i| real[i] || target[i] != Size::Const(1))
+        .collect();
     if !short {
-        return Some(value);
+        return Some(Taken { value, sized });
     }
     let Some(b) = batch.filter(|_| factors > 1 && rep.lead) else {
         let shape = e.target(&target);
-        return Some(e.op("Expand", &[value, shape], &[]));
+        let value = e.op("Expand", &[value, shape], &[]);
+        return Some(Taken { value, sized });
     };
     if b != 0 {
         return None;
@@ -170,5 +175,6 @@ pub(super) fn finish(
         };
         merged.push(e.product(&parts));
     }
-    Some(e.reshape(value, &crate::externals::one_inferred(&merged)))
+    let value = e.reshape(value, &crate::externals::one_inferred(&merged));
+    Some(Taken { value, sized })
 }
