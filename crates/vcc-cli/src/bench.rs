@@ -283,7 +283,7 @@ fn print(report: &Report) {
         .as_deref()
         .unwrap_or("none, function bodies ran");
     say!(
-        "ONNX Runtime {}, operator library: {library}; seconds are the fastest run",
+        "ONNX Runtime {}, operator library: {library}; seconds are the fastest run, both without memory pattern",
         report.runtime
     );
 }

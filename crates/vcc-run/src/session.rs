@@ -293,6 +293,9 @@ fn builder(runtime: &Runtime, options: &SessionOptions) -> Result<SessionBuilder
         .map_err(reason)?
         .with_parallel_execution(false)
         .map_err(reason)?
+        // One block of memory for all values of a run, planned in the first run at a length, comes on top of what the first run took.
+        .with_memory_pattern(false)
+        .map_err(reason)?
         // Errors come back as errors; printed too, they and the warnings would drown the report.
         .with_log_level(ort::logging::LogLevel::Fatal)
         .map_err(reason)?
