@@ -1,5 +1,6 @@
 //! Project tasks, run as `cargo xtask TASK`.
 
+mod cuda;
 mod demo;
 mod fixtures;
 mod licences;
@@ -48,6 +49,8 @@ enum Task {
     },
     /// Check the licences of all dependencies
     Licences,
+    /// Compile the CUDA kernels for every target into target/cuda/vcc_kernels.fatbin
+    Cuda,
 }
 
 fn main() -> ExitCode {
@@ -73,5 +76,6 @@ fn task(task: Task) -> Result<()> {
         Task::Zoo { check: false } => zoo::write(),
         Task::Zoo { check: true } => zoo::check(),
         Task::Licences => licences::check(),
+        Task::Cuda => cuda::build().map(drop),
     }
 }

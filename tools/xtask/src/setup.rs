@@ -28,6 +28,11 @@ pub(crate) fn hosts() -> Result<()> {
     HOSTS.iter().try_for_each(|host| environment(host))
 }
 
+/// The CUDA compiler.
+pub(crate) fn cuda() -> Result<()> {
+    environment("cuda")
+}
+
 /// The Python of an environment that setup made.
 pub(crate) fn python(environment: &str) -> PathBuf {
     runtime().join(environment).join("bin/python")
