@@ -4,3 +4,4 @@
 pub(crate) mod cases;
 pub(crate) mod device;
 pub(crate) mod operators;
+pub(crate) mod programs;

@@ -2,7 +2,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 
 #include "cuda.h"
 
@@ -24,7 +23,8 @@ struct Launch {
   Index grid;
   unsigned threads;  // In a block.
   size_t shared;     // Bytes.
-  std::function<void()> body;
+  void (*body)(void**);
+  void** params;
 };
 
 // Runs all blocks to their end. What no kernel may do (a barrier that not all threads reach, a warp operation that not all lanes reach,
@@ -46,6 +46,8 @@ extern Watcher watcher;
 int running_thread();
 // Whether an address is on the running fiber's stack.
 bool on_stack(const void* address);
+// Whether an address is in what the engine keeps of its threads, where their indices are.
+bool is_engines(const void* address);
 
 }  // namespace emu
 

@@ -117,7 +117,7 @@ EMU_HIDDEN void fiber_main() {
 #ifdef EMU_ASAN
   __sanitizer_finish_switch_fiber(nullptr, &engine.main_stack, &engine.main_stack_size);
 #endif
-  engine.launch->body();
+  engine.launch->body(engine.launch->params);
   engine.current->state = State::done;
   to_main();
   fail("a finished thread was resumed");
@@ -219,6 +219,10 @@ int running_thread() { return engine.current == nullptr ? -1 : (int)engine.curre
 bool on_stack(const void* address) {
   const char* const at = static_cast<const char*>(address);
   return at >= engine.current->stack && at < engine.current->stack + kStack;
+}
+bool is_engines(const void* address) {
+  const void* const end = engine.fibers.data() + engine.fibers.size();
+  return address >= engine.fibers.data() && address < end;
 }
 void set_schedule(Schedule schedule) { engine.schedule = schedule; }
 
