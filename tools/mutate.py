@@ -130,6 +130,16 @@ RULES = {
         "if !axes.flows.values().all(|f| f.outputs.iter().all(has_rows)) {",
         "if !axes.flows.values().any(|f| f.outputs.iter().all(has_rows)) {",
     ),
+    "weigh-all-rows-alike-in-a-sum": (
+        "passes/src/mean.rs",
+        'let mut weight = e.op("Relu", &[count], &[]);',
+        'let mut weight = e.op("Sign", &[count], &[]);',
+    ),
+    "take-any-mean-for-one-of-valid-tokens": (
+        "passes/src/mean.rs",
+        "name => Some(graph.find_value(name)?),",
+        "name => Some(graph.find_value(name)?).filter(|_| name.is_empty()),",
+    ),
 }
 
 

@@ -42,6 +42,8 @@ pub struct Conversion {
     pub(crate) shape_readers: Vec<ShapeReader>,
     /// Selections that still have uniform scores.
     pub(crate) selections: Vec<Selection>,
+    /// Blocks of whose output not all tokens are read, in order.
+    pub partly_read: Vec<PartlyRead>,
     /// Values with two token axes that are computed for all tokens all the same, and why.
     pub(crate) unhoisted: BTreeMap<ValueId, String>,
     /// The batch and token sizes of each boolean VIP input.
@@ -74,6 +76,7 @@ impl Conversion {
             sites: Vec::new(),
             shape_readers: Vec::new(),
             selections: Vec::new(),
+            partly_read: Vec::new(),
             unhoisted: BTreeMap::new(),
             vip_inputs: BTreeMap::new(),
             tables: Tables::default(),
@@ -90,6 +93,16 @@ impl Conversion {
     pub fn opset(&self) -> i64 {
         self.model.opset("").unwrap_or(0)
     }
+}
+
+/// A block of whose output not all tokens are read.
+pub struct PartlyRead {
+    /// The number of its encoder.
+    pub encoder: usize,
+    /// Its own number in the encoder.
+    pub block: usize,
+    /// What is read and what that saves, in words.
+    pub what: String,
 }
 
 /// An encoder with what all its blocks share in the graph. Sizes are vectors of one element.

@@ -3,10 +3,11 @@
 //! A head that pools takes single tokens of the last cut (the first one, mostly), maybe behind a norm. Then only those tokens
 //! of the cut are needed. The readers are followed forwards: operators that treat tokens alike go on with the demanded tokens as
 //! they did with all, until a Gather or Slice takes constant ones. Any other reader, or a reader that cannot be followed, needs
-//! all tokens.
+//! all tokens. [`crate::mean`] has the readers that take a mean.
 
-use crate::conversion::{Conversion, ShapeReader};
+use crate::conversion::{Conversion, Encoder, ShapeReader};
 use crate::emit::Emit;
+use crate::mean::{self, Mean};
 use onnx_model::{Graph, NodeId, Tensor, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use token_axes::flow::{self, Site};
@@ -39,6 +40,12 @@ enum Takes {
     Slice { index: i64 },
 }
 
+/// What is read of a cut.
+pub(crate) enum Demand {
+    Tokens(Tokens),
+    Mean(Mean),
+}
+
 /// What is read of a block's output by others than the nodes of the next block; `None` if that may be any token.
 pub(crate) fn of(
     graph: &Graph,
@@ -47,12 +54,27 @@ pub(crate) fn of(
     opset: i64,
     block: &Block,
     next: Option<&Block>,
-) -> Option<Tokens> {
-    let axes = block.axes.as_ref().ok()?;
+    encoder: &Encoder,
+) -> Option<Demand> {
     let next: BTreeSet<NodeId> = next
         .filter(|n| n.input == block.output)
         .map(|n| n.core.iter().copied().collect())
         .unwrap_or_default();
+    let tokens = tokens(graph, analysis, reach, opset, block, &next);
+    tokens
+        .map(Demand::Tokens)
+        .or_else(|| mean::of(graph, analysis, opset, block, encoder, &next).map(Demand::Mean))
+}
+
+fn tokens(
+    graph: &Graph,
+    analysis: &Analysis,
+    reach: &Reach,
+    opset: i64,
+    block: &Block,
+    next: &BTreeSet<NodeId>,
+) -> Option<Tokens> {
+    let axes = block.axes.as_ref().ok()?;
     let mut walk = Walk {
         graph,
         samples: &analysis.samples,
@@ -67,7 +89,7 @@ pub(crate) fn of(
         },
     };
     let layout = axes.layouts.get(&block.output)?.clone();
-    walk.reach(reach, block.output, layout, &next)?;
+    walk.reach(reach, block.output, layout, next)?;
     let blocks = || analysis.streams.iter().flat_map(|s| &s.blocks);
     while let Some((_, node)) = walk.queue.pop_first() {
         if blocks().any(|b| b.core.contains(&node)) {
@@ -85,6 +107,27 @@ pub(crate) fn of(
     tokens.at.sort_unstable();
     tokens.at.dedup();
     (!tokens.at.is_empty()).then_some(tokens)
+}
+
+/// What is read of a block's output, and what that saves, in words. `is_last`: nothing else is made of its output.
+pub(crate) fn what(demand: &Demand, is_last: bool) -> Option<String> {
+    match demand {
+        Demand::Tokens(tokens) => {
+            let at: Vec<String> = tokens.at.iter().map(i64::to_string).collect();
+            let what = match &at[..] {
+                [one] => format!("only token {one} is read"),
+                all => format!("only tokens {} are read", all.join(", ")),
+            };
+            Some(match is_last {
+                true => format!("{what}: after its keys and values it runs for their rows alone"),
+                false => format!("{what}: the other tokens are not expanded"),
+            })
+        }
+        Demand::Mean(_) if is_last => {
+            Some("only a sum over the tokens is read: it is taken over the rows".to_owned())
+        }
+        Demand::Mean(_) => None,
+    }
 }
 
 struct Walk<'a> {

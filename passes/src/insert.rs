@@ -6,12 +6,14 @@
 //! Segments are refined in order until pass `select` gives them scores.
 
 use crate::conversion::{
-    Binding, Conversion, Encoder, Partition, Rewritten, Selection, ShapeReader, SideRows, State,
+    Binding, Conversion, Encoder, Partition, PartlyRead, Rewritten, Selection, ShapeReader,
+    SideRows, State,
 };
-use crate::demand::{self, Tokens};
+use crate::demand::{self, Demand, Tokens};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::local;
+use crate::mean;
 use crate::plan::{BlockMode, Refine};
 use crate::prune;
 use onnx_model::{AttrValue, DataType, Dimension, Graph, NodeId, Tensor, ValueId, ValueInfo};
@@ -49,8 +51,8 @@ struct Cut {
 /// What a group of blocks leaves behind.
 enum Left {
     State(State),
-    /// The tokens that are read, in the stream's order of axes.
-    Tokens(ValueId),
+    /// What is read, in the stream's order of axes: some tokens, or one in place of all with their sum.
+    Read(ValueId),
 }
 
 fn encode(
@@ -67,10 +69,10 @@ fn encode(
         .map(|i| is_read_elsewhere(&c.model.graph, reach, &blocks[i], blocks.get(i + 1)))
         .collect();
     let opset = c.opset();
-    let mut read: Vec<Option<Tokens>> = (blocks.iter().enumerate())
+    let mut read: Vec<Option<Demand>> = (blocks.iter().enumerate())
         .map(|(i, block)| {
             let next = blocks.get(i + 1);
-            demand::of(&c.model.graph, analysis, reach, opset, block, next)
+            demand::of(&c.model.graph, analysis, reach, opset, block, next, encoder)
         })
         .collect();
     let mut open: Option<State> = None;
@@ -101,7 +103,7 @@ fn encode(
                         && next.axes.is_ok()
                         && next.input == blocks[last].output
                 });
-                let tokens = read[last].take();
+                let read = read[last].take();
                 let left = compressed(
                     c,
                     analysis,
@@ -111,7 +113,7 @@ fn encode(
                     i,
                     &blocks[i..=last],
                     state,
-                    tokens.as_ref().filter(|_| !goes_on),
+                    read.as_ref().filter(|_| !goes_on),
                 )?;
                 for block in &blocks[i..last] {
                     redirect_shapes(&mut c.model.graph, block.output, encoder.input);
@@ -121,17 +123,33 @@ fn encode(
                     blocks[last].output,
                     format!("{}/block{last}", encoder.prefix),
                 );
-                match (left, tokens) {
-                    (Left::Tokens(rows), Some(tokens)) => {
+                let partly = read.as_ref().and_then(|read| {
+                    let what = demand::what(read, matches!(left, Left::Read(_)))?;
+                    Some(PartlyRead {
+                        encoder: index,
+                        block: last,
+                        what,
+                    })
+                });
+                c.partly_read.extend(partly);
+                match (left, read) {
+                    (Left::Read(rows), Some(Demand::Tokens(tokens))) => {
                         demand::give(c, index, &prefix, tokens, value, rows);
                     }
-                    (Left::Tokens(_), None) => {}
+                    (Left::Read(sum), Some(Demand::Mean(mean))) => {
+                        mean::give(c, index, &prefix, mean, sum);
+                    }
+                    (Left::Read(_), None) => {}
                     (Left::State(state), _) if goes_on && !exposed[last] => {
                         redirect_shapes(&mut c.model.graph, value, encoder.input);
                         open = Some(state);
                     }
-                    (Left::State(state), tokens) => {
+                    (Left::State(state), read) => {
                         open = goes_on.then_some(state);
+                        let tokens = match read {
+                            Some(Demand::Tokens(tokens)) => Some(tokens),
+                            _ => None,
+                        };
                         cuts.push(Cut {
                             value,
                             state,
@@ -295,7 +313,7 @@ fn compressed(
     first: usize,
     group: &[Block],
     state: State,
-    only: Option<&Tokens>,
+    only: Option<&Demand>,
 ) -> Result<Left, Error> {
     let opset = c.opset();
     let prefix = format!("{}/block{first}", encoder.prefix);
@@ -374,8 +392,12 @@ fn compressed(
         };
         let prefix = format!("{}/block{}", encoder.prefix, first + i);
         let (mut binding, mut streams) = (binding.clone(), BTreeMap::from([(Side::Rows, stream)]));
-        let only = only.filter(|_| i + 1 == group.len());
-        let only = only.and_then(|t| Some((t, prune::instances(&c.model.graph, block)?)));
+        let only = match only {
+            Some(Demand::Tokens(tokens)) if i + 1 == group.len() => {
+                prune::instances(&c.model.graph, block).map(|split| (tokens, split))
+            }
+            _ => None,
+        };
         let mut read = None;
         let mut split = None;
         if let Some((tokens, instances)) = only {
@@ -397,11 +419,15 @@ fn compressed(
             let y = to_rows(&mut e, order, stream);
             let before = read.rows(&mut e, encoder, rows, channels);
             let values = read.values(&mut e, encoder, p, state, [y, before], channels);
-            return Ok(Left::Tokens(to_stream(&mut e, order, values)));
+            return Ok(Left::Read(to_stream(&mut e, order, values)));
         }
     }
     let mut e = Emit::new(&mut c.model.graph, opset, prefix);
     let y = to_rows(&mut e, order, stream);
+    if let Some(Demand::Mean(_)) = only {
+        let sum = mean::sum(&mut e, encoder, p, items, y);
+        return Ok(Left::Read(to_stream(&mut e, order, sum)));
+    }
     let update = e.op("Sub", &[y, rows], &[]);
     let gain = gain(&mut e, encoder.dtype, channels);
     let out = e.vcc(

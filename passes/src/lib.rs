@@ -22,6 +22,7 @@ mod hoist;
 mod insert;
 mod joined;
 mod local;
+mod mean;
 mod operators;
 pub mod partition;
 mod planning;
@@ -32,7 +33,7 @@ mod shapes;
 mod transposes;
 mod vip;
 
-pub use conversion::{Conversion, Form};
+pub use conversion::{Conversion, Form, PartlyRead};
 pub use error::Error;
 pub use pipeline::{PASSES, Pass, convert};
 pub use planning::{EncoderOptions, Request};

@@ -81,10 +81,7 @@ pub(crate) fn locate(
 ) -> Read {
     let slot = slots(e, p, at);
     let ladder = &encoder.plan.ladder.0;
-    let all = e.range(p.slots);
-    let shape = e.target(&[Size::Value(encoder.batch), Size::Value(p.slots)]);
-    let vips = e.op("Expand", &[all, shape], &[]);
-    let listed = e.concat(&[vips, items], 1);
+    let listed = listed(e, encoder, p, items);
     let among = e.unsqueeze(listed, &[1]);
     let is = |e: &mut Emit<'_>, id: ValueId| {
         let id = e.unsqueeze(id, &[2]);
@@ -124,12 +121,25 @@ pub(crate) fn locate(
     }
 }
 
+/// The items behind all rows, `[B, r]`.
+pub(crate) fn listed(
+    e: &mut Emit<'_>,
+    encoder: &Encoder,
+    p: &Partition,
+    items: ValueId,
+) -> ValueId {
+    let all = e.range(p.slots);
+    let shape = e.target(&[Size::Value(encoder.batch), Size::Value(p.slots)]);
+    let vips = e.op("Expand", &[all, shape], &[]);
+    e.concat(&[vips, items], 1)
+}
+
 fn slots(e: &mut Emit<'_>, p: &Partition, at: &[i64]) -> ValueId {
     let at = e.ints(at);
     e.gather(p.token_slot, at, 1)
 }
 
-fn gather_elements(e: &mut Emit<'_>, data: ValueId, index: ValueId) -> ValueId {
+pub(crate) fn gather_elements(e: &mut Emit<'_>, data: ValueId, index: ValueId) -> ValueId {
     let axis = [("axis", AttrValue::Int(1))];
     e.op("GatherElements", &[data, index], &axis)
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use token_axes::{Analysis, Block, BlockAxes, Dim, Refusal};
 use vcc_passes::pairs;
 use vcc_passes::pipeline::{Hooks, convert};
-use vcc_passes::{Conversion, Error, Form, Pass, Request};
+use vcc_passes::{Conversion, Error, Form, PartlyRead, Pass, Request};
 
 /// Options of `vcc inspect`.
 #[derive(Args)]
@@ -87,6 +87,9 @@ struct BlockReport {
     nodes: usize,
     convertible: bool,
     refusal: Option<Refusal>,
+    /// What is read of its output by a conversion with default options, if not all tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     axes: Option<AxesReport>,
 }
@@ -137,7 +140,14 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     }
     let mut report = report(&options.model, conversion.opset(), graph, analysis);
     let before = pairs::before(&conversion, options.at);
-    let left = left_after(options)?;
+    let (left, partly_read) = left_after(options)?;
+    for stream in &mut report.streams {
+        for block in &mut stream.blocks {
+            let read = (partly_read.iter())
+                .find(|r| Some(r.encoder) == stream.encoder && r.block == block.index);
+            block.read = read.map(|r| r.what.clone());
+        }
+    }
     for (number, (stream, pair)) in report.streams.iter_mut().zip(before).enumerate() {
         let left = left.iter().find(|l| l.stream == number);
         stream.token_by_token = pair.map(|before| PairsReport {
@@ -157,7 +167,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
 }
 
 /// What a conversion with default options leaves; nothing if no block can be converted.
-fn left_after(options: &Options) -> Result<Vec<pairs::Left>> {
+fn left_after(options: &Options) -> Result<(Vec<pairs::Left>, Vec<PartlyRead>)> {
     let mut ignore = |_: &Pass, _: &Conversion| {};
     let mut hooks = Hooks {
         verify_each: false,
@@ -166,8 +176,11 @@ fn left_after(options: &Options) -> Result<Vec<pairs::Left>> {
     };
     let model = source::open(&options.model)?;
     match convert(model, Request::default(), Form::OpsOnly, &mut hooks) {
-        Ok(conversion) => Ok(pairs::after(&conversion, options.at)),
-        Err(Error::NothingToConvert(_)) => Ok(Vec::new()),
+        Ok(conversion) => Ok((
+            pairs::after(&conversion, options.at),
+            conversion.partly_read,
+        )),
+        Err(Error::NothingToConvert(_)) => Ok((Vec::new(), Vec::new())),
         Err(other) => Err(other.into()),
     }
 }
@@ -208,6 +221,7 @@ fn report(path: &std::path::Path, opset: i64, graph: &Graph, analysis: &Analysis
                     nodes: block.core.len(),
                     convertible: block.axes.is_ok(),
                     refusal: block.axes.as_ref().err().cloned(),
+                    read: None,
                     axes: block
                         .axes
                         .as_ref()
@@ -313,6 +327,9 @@ fn print(report: &Report) {
             say!("    from '{}' to '{}'", block.input, block.output);
             if let Some(refusal) = &block.refusal {
                 say!("    refused: {refusal}");
+            }
+            if let Some(what) = &block.read {
+                say!("    converted, {what}");
             }
             if let Some(axes) = &block.axes {
                 say!(

@@ -32,6 +32,15 @@ struct BlockReport {
     name: String,
     mode: String,
     refusal: Option<token_axes::Refusal>,
+    /// What is read of its output, if not all tokens.
+    read: Option<String>,
+}
+
+/// What is read of a block's output, if not all tokens.
+pub(crate) fn read(conversion: &Conversion, encoder: usize, block: usize) -> Option<&str> {
+    let mut all = conversion.partly_read.iter();
+    let found = all.find(|r| (r.encoder, r.block) == (encoder, block))?;
+    Some(&found.what)
 }
 
 /// The streams that are encoders of the plan, with their plans.
@@ -52,7 +61,8 @@ fn encoders(conversion: &Conversion) -> Vec<(&EncoderPlan, &[Block])> {
 pub(crate) fn conversion(conversion: &Conversion, source: &Path, output: &Path) -> Report {
     let encoders = encoders(conversion)
         .into_iter()
-        .map(|(plan, blocks)| Encoder {
+        .enumerate()
+        .map(|(encoder, (plan, blocks))| Encoder {
             vip: plan.vip.to_string(),
             vip_capacity: plan.vip_capacity.to_string(),
             ladder: plan.ladder.to_string(),
@@ -68,6 +78,7 @@ pub(crate) fn conversion(conversion: &Conversion, source: &Path, output: &Path) 
                     name: block.name.clone(),
                     mode: mode.to_string(),
                     refusal: block.axes.as_ref().err().cloned(),
+                    read: read(conversion, encoder, index).map(str::to_owned),
                 })
                 .collect(),
         })
@@ -96,6 +107,11 @@ pub(crate) fn summary(conversion: &Conversion) -> String {
         for (number, block) in blocks.iter().enumerate() {
             if let Err(refusal) = &block.axes {
                 let _ = writeln!(out, "  block {number} {}: {refusal}", block.name);
+            }
+        }
+        for number in 0..blocks.len() {
+            if let Some(what) = read(conversion, index, number) {
+                let _ = writeln!(out, "  block {number}: {what}");
             }
         }
         let mask = if plan.mask_input.is_empty() {

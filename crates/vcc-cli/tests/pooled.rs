@@ -31,13 +31,19 @@ enum Head {
     Layers,
     /// The last, where it is no padding: any token may be asked for.
     Masked,
+    /// The sum of the valid tokens.
+    Sum,
+    /// The mean of the valid tokens, where there is no mask of all.
+    Mean,
+    /// The mean of all tokens, though there is padding: any token may be asked for.
+    MeanOfAll,
 }
 
 /// The fixture with another head.
 fn with_head(path: &Path, head: Head) -> Vec<u8> {
     let mut model = Model::open(path).unwrap();
     let cuts = cuts(path);
-    let first = model.graph.find_value(&cuts[0]).unwrap();
+    let [first, last] = [0, 1].map(|i| model.graph.find_value(&cuts[i]).unwrap());
     let graph = &mut model.graph;
     let taker = graph.node_ids().filter(|&id| is_taker(graph, id)).last();
     let taker = taker.unwrap();
@@ -59,12 +65,22 @@ fn with_head(path: &Path, head: Head) -> Vec<u8> {
             let keep = ("keepdims", AttrValue::Int(0));
             Some(node(graph, "ReduceMean", &[tokens], &[axes, keep]))
         }
+        Head::Sum => {
+            let mask = mask(graph);
+            let shape = node(graph, "Shape", &[last], &[]);
+            let mask = node(graph, "Expand", &[mask, shape], &[]);
+            let masked = node(graph, "Mul", &[last, mask], &[]);
+            let axes = graph.add_initializer("axes", Tensor::vector_i64(&[1]));
+            let keep = ("keepdims", AttrValue::Int(0));
+            Some(node(graph, "ReduceSum", &[masked, axes], &[keep]))
+        }
+        Head::Mean | Head::MeanOfAll => {
+            let axes = ("axes", AttrValue::Ints(vec![-2]));
+            let keep = ("keepdims", AttrValue::Int(0));
+            Some(node(graph, "ReduceMean", &[last], &[axes, keep]))
+        }
         Head::Masked => {
-            let mask = graph.find_value("attention_mask").unwrap();
-            let to = ("to", AttrValue::Int(DataType::Float as i64));
-            let mask = node(graph, "Cast", &[mask], &[to]);
-            let axes = graph.add_initializer("axes", Tensor::vector_i64(&[2]));
-            let mask = node(graph, "Unsqueeze", &[mask, axes], &[]);
+            let mask = mask(graph);
             let masked = node(graph, "Mul", &[data, mask], &[]);
             let index = graph.add_initializer("at", Tensor::scalar_i64(-1));
             Some(node(graph, "Gather", &[masked, index], &[axis]))
@@ -84,9 +100,24 @@ fn with_head(path: &Path, head: Head) -> Vec<u8> {
     if let Some(new) = new {
         graph.replace_uses(token, new);
         graph.remove_node(taker);
+        // A norm behind the cut that nothing reads any more.
+        if let Some((norm, _)) = graph.value(data).producer().filter(|_| data != last)
+            && graph.value(data).uses().is_empty()
+        {
+            graph.remove_node(norm);
+        }
     }
     graph.sort().unwrap();
     model.to_vec().unwrap()
+}
+
+/// The padding mask, `[B, n, 1]`.
+fn mask(graph: &mut Graph) -> ValueId {
+    let mask = graph.find_value("attention_mask").unwrap();
+    let to = ("to", AttrValue::Int(DataType::Float as i64));
+    let mask = node(graph, "Cast", &[mask], &[to]);
+    let axes = graph.add_initializer("axes", Tensor::vector_i64(&[2]));
+    node(graph, "Unsqueeze", &[mask, axes], &[])
 }
 
 fn is_taker(graph: &Graph, id: NodeId) -> bool {
@@ -148,73 +179,100 @@ fn worst(expected: &Outputs, got: &Outputs) -> f64 {
     errors.fold(0.0, f64::max)
 }
 
-const HEADS: [Head; 6] = [
+const HEADS: [Head; 5] = [
     Head::First,
     Head::Last,
     Head::Several,
     Head::Slice,
     Head::Layers,
-    Head::Masked,
 ];
 
-/// At small budgets, with VIP tokens that are not the ones that are read among them; at full budget as the original.
+/// Its norm is in the last block.
 #[test]
-fn outputs_are_those_of_all_rows() {
-    // The first has its norm in the last block, the second behind it; the third is [B, n] in its mask and looks up relative
-    // positions; one scale of the last stands for all rows, so that its last block runs on all of them.
-    let models = [
-        ("xlmr_class__ts17_eager", 60, true, &HEADS[..]),
-        ("vit_class__ts17_eager", 17, true, &HEADS[..5]),
-        ("deberta_v3_class__ts17_eager", 60, true, &HEADS[..2]),
-        ("vit_class__int8_ts17_sdpa", 17, false, &HEADS[..1]),
-    ];
-    for (name, length, is_pruned, heads) in models {
-        let model = fixture(name);
-        for &head in heads {
-            let path = scratch(&with_head(&model.path, head));
-            let path = path.path();
-            let bytes = std::fs::read(path).unwrap();
-            let optimization = Precision::of(&Model::open(path).unwrap()).optimization();
-            let last = [(cuts(path).pop().unwrap(), DataType::Float as i32)];
-            let shown = last.each_ref().map(|(name, dtype)| (name.as_str(), *dtype));
-            let whole = scratch(&with_outputs(&bytes, &shown));
-            for options in [
-                "vip=first:1 ladder=8,1 refine=1",
-                "vip=last:2 ladder=8,4,1 refine=1,1",
-                "vip=first:20 vip-capacity=2 ladder=4,2,1 refine=2,0 reselect-every=2",
-                "vip=last:1 ladder=4,1 refine=all",
-            ] {
-                let converted = convert(path, options, Form::Functions);
-                let what = format!("{name}, {head:?}, {options}");
-                let groups = if options.contains("reselect") { 1 } else { 2 };
-                // A cut that is read inside ends a group.
-                let groups = if head == Head::Layers { 2 } else { groups };
-                let ends = groups - usize::from(is_pruned && head != Head::Masked);
-                assert_eq!(count(&converted, "VccDecompress"), ends, "{what}");
-                let expanded = usize::from(head == Head::Masked);
-                assert_eq!(count(&converted, "VccExpand"), expanded, "{what}");
-                let whole = convert(whole.path(), options, Form::Functions);
-                assert_eq!(count(&whole, "VccDecompress"), groups, "{what}");
-                let inline = convert(path, options, Form::Inline);
-                let open = |bytes, engine| open_at(&what, bytes, engine, optimization);
-                let mut whole = open(&whole, Engine::Library);
-                let mut original = open(&bytes, Engine::Bodies);
-                let mut pruned = [
-                    open(&converted, Engine::Library),
-                    open(&converted, Engine::Bodies),
-                    open(&inline, Engine::Bodies),
-                ];
-                for padding in [Padding::None, Padding::Left, Padding::EmptyRow] {
-                    let inputs = three(&model, original.inputs(), length, padding);
-                    let expected = run(&mut whole, &inputs);
-                    for session in &mut pruned {
-                        let got = run(session, &inputs);
-                        let error = worst(&expected, &got);
-                        assert!(error < 1e-5, "{what}, {padding:?}: {error:e}");
-                        if options.contains("all") && is_pruned {
-                            let error = worst(&run(&mut original, &inputs), &got);
-                            assert!(error < 1e-4, "{what}, {padding:?}: {error:e}");
-                        }
+fn tokens() {
+    check("xlmr_class__ts17_eager", 60, true, &HEADS);
+}
+
+/// Its norm is behind the last block.
+#[test]
+fn tokens_behind_a_norm() {
+    check("vit_class__ts17_eager", 17, true, &HEADS);
+}
+
+/// It looks up relative positions.
+#[test]
+fn tokens_with_relative_positions() {
+    check("deberta_v3_class__ts17_eager", 60, true, &HEADS[..2]);
+}
+
+/// One scale stands for all rows: its last block runs on all of them.
+#[test]
+fn tokens_of_a_quantised_block() {
+    check("vit_class__int8_ts17_sdpa", 17, false, &HEADS[..1]);
+}
+
+#[test]
+fn sums_and_what_reads_all() {
+    let heads = [Head::Sum, Head::Masked, Head::MeanOfAll];
+    check("xlmr_class__ts17_eager", 60, true, &heads);
+}
+
+#[test]
+fn mean_without_a_mask() {
+    check("vit_class__ts17_eager", 17, true, &[Head::Mean]);
+}
+
+/// At small budgets, with VIP tokens that are not the ones that are read among them; at full budget as the original.
+fn check(name: &str, length: usize, is_pruned: bool, heads: &[Head]) {
+    let model = fixture(name);
+    for &head in heads {
+        let path = scratch(&with_head(&model.path, head));
+        let path = path.path();
+        let bytes = std::fs::read(path).unwrap();
+        let optimization = Precision::of(&Model::open(path).unwrap()).optimization();
+        let last = [(cuts(path).pop().unwrap(), DataType::Float as i32)];
+        let shown = last.each_ref().map(|(name, dtype)| (name.as_str(), *dtype));
+        let whole = scratch(&with_outputs(&bytes, &shown));
+        for options in [
+            "vip=first:1 ladder=8,1 refine=1",
+            "vip=last:2 ladder=8,4,1 refine=1,1",
+            "vip=first:20 vip-capacity=2 ladder=4,2,1 refine=2,0 reselect-every=2",
+            "vip=last:1 ladder=4,1 refine=all",
+        ] {
+            let converted = convert(path, options, Form::Functions);
+            let what = format!("{name}, {head:?}, {options}");
+            let groups = if options.contains("reselect") { 1 } else { 2 };
+            // A cut that is read inside ends a group.
+            let groups = if head == Head::Layers { 2 } else { groups };
+            let reads_all = matches!(head, Head::Masked | Head::MeanOfAll);
+            let ends = groups - usize::from(is_pruned && !reads_all);
+            assert_eq!(count(&converted, "VccDecompress"), ends, "{what}");
+            assert_eq!(
+                count(&converted, "VccExpand"),
+                usize::from(reads_all),
+                "{what}"
+            );
+            let whole = convert(whole.path(), options, Form::Functions);
+            assert_eq!(count(&whole, "VccDecompress"), groups, "{what}");
+            let inline = convert(path, options, Form::Inline);
+            let open = |bytes, engine| open_at(&what, bytes, engine, optimization);
+            let mut whole = open(&whole, Engine::Library);
+            let mut original = open(&bytes, Engine::Bodies);
+            let mut pruned = [
+                open(&converted, Engine::Library),
+                open(&converted, Engine::Bodies),
+                open(&inline, Engine::Bodies),
+            ];
+            for padding in [Padding::None, Padding::Left, Padding::EmptyRow] {
+                let inputs = three(&model, original.inputs(), length, padding);
+                let expected = run(&mut whole, &inputs);
+                for session in &mut pruned {
+                    let got = run(session, &inputs);
+                    let error = worst(&expected, &got);
+                    assert!(error < 1e-5, "{what}, {padding:?}: {error:e}");
+                    if options.contains("all") && is_pruned {
+                        let error = worst(&run(&mut original, &inputs), &got);
+                        assert!(error < 1e-4, "{what}, {padding:?}: {error:e}");
                     }
                 }
             }
