@@ -30,7 +30,12 @@ pub(crate) const FLOAT: c_int = 1;
 pub(crate) const INT64: c_int = 7;
 pub(crate) const BOOL: c_int = 9;
 pub(crate) const FLOAT16: c_int = 10;
+pub(crate) const BFLOAT16: c_int = 16;
 pub(crate) const UNDEFINED: c_int = 0;
+
+/// Where an input has to be: `OrtMemTypeDefault`, with the provider's tensors, and `OrtMemTypeCPUInput`.
+pub(crate) const PROVIDER_MEMORY: c_int = 0;
+pub(crate) const HOST_MEMORY: c_int = -2;
 
 pub(crate) const ATTRIBUTE_INT: c_int = 1;
 pub(crate) const ATTRIBUTE_INTS: c_int = 2;
@@ -138,14 +143,24 @@ pub(crate) struct OrtApi {
     _94: Skip<5>,
     pub(crate) release_tensor_type_and_shape_info:
         unsafe extern "system" fn(info: *mut OrtTensorTypeAndShapeInfo),
-    _100: Skip<63>,
+    _100: Skip<25>,
+    pub(crate) get_available_providers:
+        unsafe extern "system" fn(out: *mut *mut *mut c_char, count: *mut c_int) -> Status,
+    pub(crate) release_available_providers:
+        unsafe extern "system" fn(names: *mut *mut c_char, count: c_int) -> Status,
+    _127: Skip<36>,
     pub(crate) kernel_info_get_attribute_array_int64: unsafe extern "system" fn(
         info: *const OrtKernelInfo,
         name: *const c_char,
         out: *mut i64,
         size: *mut usize,
     ) -> Status,
-    _164: Skip<80>,
+    _164: Skip<29>,
+    pub(crate) kernel_context_get_gpu_compute_stream: unsafe extern "system" fn(
+        context: *const OrtKernelContext,
+        out: *mut *mut c_void,
+    ) -> Status,
+    _194: Skip<50>,
     pub(crate) kernel_info_get_node_name: unsafe extern "system" fn(
         info: *const OrtKernelInfo,
         out: *mut c_char,
@@ -273,7 +288,9 @@ mod tests {
             kernel_context_get_output = KernelContext_GetOutput, release_status = ReleaseStatus,
             release_tensor_type_and_shape_info = ReleaseTensorTypeAndShapeInfo,
             kernel_info_get_attribute_array_int64 = KernelInfoGetAttributeArray_int64,
-            kernel_info_get_node_name = KernelInfo_GetNodeName,
+            kernel_info_get_node_name = KernelInfo_GetNodeName, get_available_providers = GetAvailableProviders,
+            release_available_providers = ReleaseAvailableProviders,
+            kernel_context_get_gpu_compute_stream = KernelContext_GetGPUComputeStream,
             shape_infer_context_get_input_type_shape = ShapeInferContext_GetInputTypeShape,
             shape_infer_context_get_attribute = ShapeInferContext_GetAttribute,
             shape_infer_context_set_output_type_shape = ShapeInferContext_SetOutputTypeShape,

@@ -1,4 +1,4 @@
-//! A running kernel's tensors and threads.
+//! A running kernel's tensors, threads and stream.
 //!
 //! Invariant: a slice of an output never overlaps another slice that was handed out, whatever the host does.
 
@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::abi::{self, OrtKernelContext, OrtValue};
 use crate::host::{Failure, Host, Result};
@@ -36,6 +36,10 @@ unsafe impl Kind for f32 {
 unsafe impl Kind for f16 {
     const KIND: c_int = abi::FLOAT16;
 }
+// SAFETY: 16-bit numbers with the exponent of a 32-bit one on both sides.
+unsafe impl Kind for bf16 {
+    const KIND: c_int = abi::BFLOAT16;
+}
 // SAFETY: the same type on both sides.
 unsafe impl Kind for i64 {
     const KIND: c_int = abi::INT64;
@@ -49,6 +53,12 @@ unsafe impl Kind for Bool {
 pub(crate) struct Tensor<'a, T> {
     pub(crate) shape: Vec<usize>,
     pub(crate) data: &'a [T],
+}
+
+/// A tensor in the memory of the device.
+pub(crate) struct DeviceTensor {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) address: u64,
 }
 
 /// A running kernel's inputs, outputs and threads.
@@ -109,8 +119,8 @@ impl<'a> Context<'a> {
         self.inputs.get(index).map_or("?", |port| port.name)
     }
 
-    /// An input of the given rank.
-    pub(crate) fn input<T: Kind>(&self, index: usize, rank: usize) -> Result<Tensor<'a, T>> {
+    /// Where an input of the given rank is, and its shape.
+    fn raw_input<T: Kind>(&self, index: usize, rank: usize) -> Result<(Vec<usize>, *const T)> {
         let tensor = || -> Result<_> {
             let (value, kind, shape) = self.value(index)?;
             if kind != T::KIND {
@@ -130,15 +140,27 @@ impl<'a> Context<'a> {
             self.host.check(unsafe {
                 (self.host.api().get_tensor_mutable_data)(value.cast_mut(), &mut data)
             })?;
-            // SAFETY: the host keeps the tensor of this type and shape unchanged while the kernel runs, except where the kernel itself
-            // writes: `output` and `state` see to it that no output that is written overlaps an input that is read.
-            let data = unsafe { slice(data.cast(), shape.iter().product()) };
-            Ok(Tensor { data, shape })
+            Ok((shape, data.cast_const().cast()))
         };
-        let tensor = tensor()
-            .map_err(|failure| failure.within(format_args!("input {}", self.name(index))))?;
-        self.take(index, tensor.data);
-        Ok(tensor)
+        tensor().map_err(|failure| failure.within(format_args!("input {}", self.name(index))))
+    }
+
+    /// An input of the given rank, in the host's memory.
+    pub(crate) fn input<T: Kind>(&self, index: usize, rank: usize) -> Result<Tensor<'a, T>> {
+        let (shape, data) = self.raw_input::<T>(index, rank)?;
+        // SAFETY: the host keeps the tensor of this type and shape unchanged while the kernel runs, except where the kernel itself
+        // writes: `output` and `state` see to it that no output that is written overlaps an input that is read.
+        let data = unsafe { slice(data, shape.iter().product()) };
+        self.take(index, data.as_ptr(), data.len());
+        Ok(Tensor { data, shape })
+    }
+
+    /// An input of the given rank, in the device's memory.
+    pub(crate) fn device_input<T: Kind>(&self, index: usize, rank: usize) -> Result<DeviceTensor> {
+        let (shape, data) = self.raw_input::<T>(index, rank)?;
+        self.take(index, data, shape.iter().product());
+        let address = data as u64;
+        Ok(DeviceTensor { shape, address })
     }
 
     /// The shapes of all inputs, for a message.
@@ -156,10 +178,8 @@ impl<'a> Context<'a> {
         )
     }
 
-    fn take<T>(&self, index: usize, data: &[T]) {
-        let start = data.as_ptr() as usize;
-        let range = start..start + size_of_val(data);
-        self.taken.borrow_mut().push((index, range));
+    fn take<T>(&self, index: usize, data: *const T, len: usize) {
+        self.taken.borrow_mut().push((index, range_of(data, len)));
     }
 
     fn raw_output<T: Kind>(&self, index: usize, shape: &[usize]) -> Result<*mut T> {
@@ -193,6 +213,13 @@ impl<'a> Context<'a> {
         self.claim(index, data, shape.iter().product())
     }
 
+    /// An output in the device's memory, to be written whole.
+    pub(crate) fn device_output<T: Kind>(&self, index: usize, shape: &[usize]) -> Result<u64> {
+        let data = self.raw_output::<T>(index, shape)?;
+        self.claim_range(index, range_of(data, shape.iter().product()))?;
+        Ok(data as u64)
+    }
+
     /// Output `index` with the content of input `index`, in place where the host gave the output that input's memory.
     pub(crate) fn state<T: Kind>(
         &self,
@@ -207,23 +234,60 @@ impl<'a> Context<'a> {
         if ptr::eq(from, to) {
             return Ok((shape, self.claim(index, to, len)?));
         }
-        self.take(index, data);
+        self.take(index, from, len);
         let to = self.claim(index, to, len)?;
         vcc_core::copy(data, to, &self.parallel());
         Ok((shape, to))
     }
 
-    /// Makes a slice of an output, after checking that it meets nothing else that is in use.
-    fn claim<T>(&self, index: usize, data: *mut T, len: usize) -> Result<&'a mut [T]> {
-        let range = data as usize..data as usize + len * size_of::<T>();
+    /// As `state`, in the device's memory; `copy` copies a number of bytes from one address to another.
+    pub(crate) fn device_state<T: Kind>(
+        &self,
+        index: usize,
+        rank: usize,
+        copy: impl Fn(u64, u64, usize) -> Result<()>,
+    ) -> Result<DeviceTensor> {
+        let (shape, from) = self.raw_input::<T>(index, rank)?;
+        let len = shape.iter().product();
+        let to = self.raw_output::<T>(index, &shape)?;
+        let in_place = ptr::eq(from, to);
+        if !in_place {
+            self.take(index, from, len);
+        }
+        self.claim_range(index, range_of(to, len))?;
+        if !in_place && len > 0 {
+            copy(from as u64, to as u64, len * size_of::<T>())?;
+        }
+        let address = to as u64;
+        Ok(DeviceTensor { shape, address })
+    }
+
+    /// The stream of the execution provider that runs the kernel; null for one without streams.
+    pub(crate) fn stream(&self) -> Result<*mut c_void> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: a live context of the host.
+        self.host.check(unsafe {
+            (self.host.api().kernel_context_get_gpu_compute_stream)(self.context, &mut stream)
+        })?;
+        Ok(stream)
+    }
+
+    /// Checks that an output meets nothing else that is in use.
+    fn claim_range(&self, index: usize, range: Range<usize>) -> Result<()> {
         let mut taken = self.taken.borrow_mut();
         let meets = |other: &Range<usize>| range.start < other.end && other.start < range.end;
-        if len > 0 && taken.iter().any(|(_, other)| meets(other)) {
+        if !range.is_empty() && taken.iter().any(|(_, other)| meets(other)) {
             return Err(Failure::new(format!(
                 "output {index} shares memory with another tensor of the node"
             )));
         }
         taken.push((usize::MAX, range));
+        Ok(())
+    }
+
+    /// Makes a slice of an output, after checking that it meets nothing else that is in use.
+    fn claim<T>(&self, index: usize, data: *mut T, len: usize) -> Result<&'a mut [T]> {
+        self.claim_range(index, range_of(data, len))?;
         // SAFETY: the host gives `len` elements that live until the kernel returns; every bit pattern is a value of `T`; nothing else
         // refers to them, as was just checked.
         Ok(unsafe { slice_mut(data, len) })
@@ -261,6 +325,11 @@ impl<'a> Context<'a> {
             }
         }
     }
+}
+
+/// The addresses of `len` elements. The device's are compared like the host's: the driver gives every address one meaning.
+fn range_of<T>(data: *const T, len: usize) -> Range<usize> {
+    data as usize..data as usize + len * size_of::<T>()
 }
 
 struct Call<'a> {
@@ -335,7 +404,7 @@ mod tests {
         // SAFETY: the fake host does not look at the context.
         let context = unsafe { Context::new(fake::host(), ptr::null_mut(), &[]) };
         let mut memory = [0f32; 8];
-        context.take(0, &memory[2..4]);
+        context.take(0, memory[2..4].as_ptr(), 2);
         let start = memory.as_mut_ptr();
         assert!(context.claim(0, start, 3).is_err());
         assert!(context.claim(0, start, 2).is_ok());

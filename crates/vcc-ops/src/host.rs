@@ -76,6 +76,12 @@ impl From<vcc_core::Error> for Failure {
     }
 }
 
+impl From<crate::launch::Error> for Failure {
+    fn from(error: crate::launch::Error) -> Self {
+        Self::new(error)
+    }
+}
+
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// An ONNX Runtime of version 1.17 or newer.
@@ -141,6 +147,23 @@ impl Host {
     ) -> Result<()> {
         // SAFETY: both belong to this host.
         self.check(unsafe { (self.api.add_custom_op_domain)(options, domain) })
+    }
+
+    /// Whether the host was built with an execution provider.
+    pub(crate) fn has_provider(self, provider: &CStr) -> bool {
+        let (mut names, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: the host writes an array of `count` strings, which is given back to it.
+        unsafe {
+            let got = self.check((self.api.get_available_providers)(&mut names, &mut count));
+            if got.is_err() {
+                return false;
+            }
+            let found = (0..usize::try_from(count).unwrap_or(0))
+                .any(|at| CStr::from_ptr(*names.add(at)) == provider);
+            // That giving it back failed would change nothing.
+            let _ = self.check((self.api.release_available_providers)(names, count));
+            found
+        }
     }
 
     /// Reads a shape: element type, sizes (-1 where unknown) and, where asked for, names.

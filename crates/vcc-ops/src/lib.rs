@@ -1,13 +1,14 @@
-//! The operator library for ONNX Runtime: the six operators of domain `ai.vcc` (`docs/operators.md`) as CPU kernels.
+//! The operator library for ONNX Runtime: the six operators of domain `ai.vcc` (`docs/operators.md`) as CPU and CUDA kernels.
 //!
-//! `libvcc_ops.so` exports one function, `RegisterCustomOps`, which ONNX Runtime calls when the library is registered with a session.
-//! Hosts from 1.17 on are served; from 1.18 on the state is updated in place.
+//! `libvcc_ops.so` exports `RegisterCustomOps`, which ONNX Runtime calls when the library is registered with a session, and
+//! `VccCudaStatus`, which says in words what there is of CUDA. Hosts from 1.17 on are served; from 1.18 on the state is updated in place.
 //!
 //! - `abi`: the part of ONNX Runtime's C ABI that is used, as its header lays it out;
 //! - `host`, `attributes`, `context`, `shapes`: the same, safe;
 //! - `operator`: one operator's vtable, its errors and panics;
 //! - `ops`: the operators;
-//! - `launch`: which CUDA kernels an operator launches.
+//! - `launch`: which CUDA kernels an operator launches;
+//! - `cuda`: the driver, and the kernels in it.
 //!
 //! Invariants: no panic and no error crosses the ABI except as an `OrtStatus`; nothing is written outside the tensors that the host
 //! handed out; all state that outlives a call is immutable.
@@ -15,6 +16,7 @@
 mod abi;
 mod attributes;
 mod context;
+mod cuda;
 #[cfg(test)]
 mod fake;
 mod host;
@@ -29,6 +31,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use abi::{OrtApi, OrtApiBase, OrtCustomOpDomain, OrtSessionOptions, OrtStatus};
+use cuda::Cuda;
 use host::{Failure, Host};
 
 /// The oldest host: `InferOutputShapeFn` and `ParallelFor` came with 1.17.
@@ -107,7 +110,8 @@ fn register(host: Host, options: *mut OrtSessionOptions, version: u32) -> Result
     let domain = match known {
         Some(known) => known.domain,
         None => {
-            let domain = host.create_domain(DOMAIN, ops::all(host, version))?;
+            let domain =
+                host.create_domain(DOMAIN, ops::all(host, version, Cuda::for_host(host)))?;
             registered.push(Registered {
                 api: host.api(),
                 domain,

@@ -9,6 +9,7 @@ use crate::abi::{
 };
 use crate::attributes::Attributes;
 use crate::context::Context;
+use crate::cuda::{Cuda, Handle, Kernels, Queue};
 use crate::host::{Failure, Host, Result};
 use crate::shapes::Shapes;
 
@@ -25,12 +26,17 @@ pub(crate) trait Operator: Sized + Send + Sync + 'static {
     const OUTPUTS: &'static [Port];
     /// How many of the first outputs may take over the memory of the input of the same index.
     const IN_PLACE: usize = 0;
+    /// The input that is read by the host, whatever the execution provider.
+    const ON_HOST: Option<usize> = None;
 
     /// Reads and checks the node's attributes.
     fn create(attributes: &Attributes) -> Result<Self>;
 
     /// Checks the inputs and computes the outputs.
     fn compute(&self, context: &Context<'_>) -> Result<()>;
+
+    /// Checks the inputs' shapes and queues the CUDA kernels that compute the outputs.
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()>;
 
     /// Tells the host the shapes of the outputs. An error leaves the rest unknown.
     fn infer(shapes: &Shapes) -> Result<()>;
@@ -41,10 +47,12 @@ pub(crate) trait Operator: Sized + Send + Sync + 'static {
 pub(crate) struct Op {
     pub(crate) base: OrtCustomOp,
     host: Host,
+    /// Of a CUDA operator.
+    cuda: Option<Cuda>,
 }
 
 impl Op {
-    pub(crate) fn new<O: Operator>(host: Host, version: u32) -> Self {
+    pub(crate) fn new<O: Operator>(host: Host, version: u32, cuda: Option<Cuda>) -> Self {
         let in_place = O::IN_PLACE > 0 && version >= 18;
         let base = OrtCustomOp {
             version,
@@ -59,7 +67,7 @@ impl Op {
             kernel_destroy: Some(destroy::<O>),
             get_input_characteristic: Some(required),
             get_output_characteristic: Some(required),
-            get_input_memory_type: Some(default_memory),
+            get_input_memory_type: Some(input_memory::<O>),
             get_variadic_input_min_arity: None,
             get_variadic_input_homogeneity: None,
             get_variadic_output_min_arity: None,
@@ -82,7 +90,7 @@ impl Op {
             get_alias_map: None,
             release_alias_map: None,
         };
-        Self { base, host }
+        Self { base, host, cuda }
     }
 }
 
@@ -91,6 +99,8 @@ struct Node<O> {
     host: Host,
     name: String,
     operator: O,
+    /// Of a CUDA operator.
+    kernels: Option<Kernels>,
 }
 
 /// `VccCompress node 'encoder/3'`
@@ -116,7 +126,7 @@ unsafe extern "system" fn create<O: Operator>(
     out: *mut *mut c_void,
 ) -> Status {
     // SAFETY: the host passes the pointer it was given, which is to the first field of a leaked `Op`.
-    let host = unsafe { (*op.cast::<Op>()).host };
+    let &Op { host, cuda, .. } = unsafe { &*op.cast::<Op>() };
     let attributes = Attributes { host, info };
     let name = catch_unwind(AssertUnwindSafe(|| attributes.node_name())).unwrap_or_default();
     guard(
@@ -124,10 +134,13 @@ unsafe extern "system" fn create<O: Operator>(
         || title::<O>(&name),
         || {
             attributes.string(c"dim_prefix")?;
+            let operator = O::create(&attributes)?;
+            let kernels = cuda.map(Kernels::new);
             let node = Node {
                 host,
                 name: name.clone(),
-                operator: O::create(&attributes)?,
+                operator,
+                kernels: kernels.transpose()?,
             };
             // SAFETY: the host's place for the kernel, which `destroy` frees.
             unsafe { *out = Box::into_raw(Box::new(node)).cast() };
@@ -148,9 +161,13 @@ unsafe extern "system" fn compute<O: Operator>(
         || {
             // SAFETY: the host's context for this call, and not used after it.
             let context = unsafe { Context::new(node.host, context, O::INPUTS) };
-            node.operator
-                .compute(&context)
-                .map_err(|failure| failure.with(context.shapes()))
+            let done = match &node.kernels {
+                None => node.operator.compute(&context),
+                Some(kernels) => kernels
+                    .on(Handle::new(context.stream()?))
+                    .and_then(|queue| node.operator.launch(&context, &queue)),
+            };
+            done.map_err(|failure| failure.with(context.shapes()))
         },
     )
 }
@@ -183,8 +200,11 @@ unsafe extern "system" fn name<O: Operator>(_: *const OrtCustomOp) -> *const c_c
     O::NAME.as_ptr()
 }
 
-unsafe extern "system" fn provider(_: *const OrtCustomOp) -> *const c_char {
-    c"CPUExecutionProvider".as_ptr()
+unsafe extern "system" fn provider(op: *const OrtCustomOp) -> *const c_char {
+    // SAFETY: as in `create`.
+    let cuda = unsafe { (*op.cast::<Op>()).cuda };
+    cuda.map_or(c"CPUExecutionProvider", |cuda| cuda.provider)
+        .as_ptr()
 }
 
 unsafe extern "system" fn input_type<O: Operator>(_: *const OrtCustomOp, index: usize) -> c_int {
@@ -212,9 +232,11 @@ unsafe extern "system" fn required(_: *const OrtCustomOp, _: usize) -> c_int {
     0
 }
 
-/// Every input is where the provider keeps its tensors: memory type 0.
-unsafe extern "system" fn default_memory(_: *const OrtCustomOp, _: usize) -> c_int {
-    0
+unsafe extern "system" fn input_memory<O: Operator>(_: *const OrtCustomOp, index: usize) -> c_int {
+    match O::ON_HOST == Some(index) {
+        true => abi::HOST_MEMORY,
+        false => abi::PROVIDER_MEMORY,
+    }
 }
 
 unsafe extern "system" fn start_version(_: *const OrtCustomOp) -> c_int {

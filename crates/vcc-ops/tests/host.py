@@ -4,7 +4,7 @@
 
 LIBRARY defaults to the environment variable VCC_OPS_LIB.
 
-Needs numpy, onnx and onnxruntime (1.17 or newer). Every operator runs alone, in f32 and f16, with one thread and with two, and is
+Needs numpy, onnx and onnxruntime (1.17 or newer). Every operator runs alone, in f32, f16 and bf16, with one thread and with two, and is
 compared with spec.py. Then: what must be refused, what shape inference promises, whether the state is really updated in place, and
 the same library in many sessions at once.
 """
@@ -27,6 +27,7 @@ SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 KINDS = {np.dtype(np.float32): TP.FLOAT, np.dtype(np.float16): TP.FLOAT16, np.dtype(np.int64): TP.INT64, np.dtype(bool): TP.BOOL}
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-3}
+TOLERANCE_BF16 = 1.6e-2
 LADDERS = [[2, 1], [5, 1], [16, 1], [4, 2, 1], [12, 6, 2, 1], [16, 4, 1]]
 
 
@@ -53,10 +54,19 @@ def node(op, inputs, outputs, **attributes):
 
 
 def run(name, inputs, outputs, **attributes):
-    """Runs one operator with symbolic shapes; one thread and two must agree to the bit."""
+    """Runs one operator with symbolic shapes; one thread and two must agree to the bit. In bf16 the data come and go as f32."""
     dims = {key: [f"{key}_{axis}" for axis in range(a.ndim)] for key, a in inputs.items()}
     attributes = {"name": f"the_{name}", **attributes}
-    make = lambda threads: session([node(name, list(inputs), list(outputs), **attributes)], inputs, outputs, threads, **dims)
+    before, after, ins, outs = [], [], list(inputs), list(outputs)
+    if attributes.get("dtype") == TP.BFLOAT16:
+        wide = [key for key, a in inputs.items() if a.dtype == np.float32]
+        ins = [f"{key}_narrow" if key in wide else key for key in inputs]
+        before = [helper.make_node("Cast", [key], [f"{key}_narrow"], to=TP.BFLOAT16) for key in wide]
+        wide = [key for key, kind in outputs.items() if np.dtype(kind) == np.float32 and key != "row_bias"]
+        outs = [f"{key}_narrow" if key in wide else key for key in outputs]
+        after = [helper.make_node("Cast", [f"{key}_narrow"], [key], to=TP.FLOAT) for key in wide]
+    nodes = [*before, node(name, ins, outs, **attributes), *after]
+    make = lambda threads: session(nodes, inputs, outputs, threads, **dims)
     one, two = (make(threads).run(None, inputs) for threads in (1, 2))
     for a, b, output in zip(one, two, outputs):
         assert a.tobytes() == b.tobytes(), f"{name}: {output} depends on the thread count"
@@ -64,12 +74,12 @@ def run(name, inputs, outputs, **attributes):
     return one
 
 
-def close(what, got, want):
+def close(what, got, want, tolerance=None):
     got, want = got, np.asarray(want)
     assert got.shape == want.shape, f"{what}: shape {got.shape} instead of {want.shape}"
     if got.dtype in TOLERANCE:
         finite = np.abs(want[np.isfinite(want)])
-        limit = TOLERANCE[got.dtype] * max(1.0, finite.max(initial=0.0))
+        limit = (tolerance or TOLERANCE[got.dtype]) * max(1.0, finite.max(initial=0.0))
         with np.errstate(invalid="ignore"):
             bad = ~((got == want) | (np.isnan(got) & np.isnan(want)) | (np.abs(got.astype(np.float64) - want) <= limit))
         assert not bad.any(), f"{what}: {got[bad][:3]} instead of {want[bad][:3]}"
@@ -91,8 +101,9 @@ def mask(rng, kind, n):
 class Case:
     """Random sizes, masks and data."""
 
-    def __init__(self, rng, kind):
-        self.rng, self.kind = rng, np.dtype(kind)
+    def __init__(self, rng, kind, bf16=False):
+        """`bf16`: the data are f32 numbers that bf16 has too."""
+        self.rng, self.kind, self.bf16 = rng, np.dtype(kind), bf16
         self.ladder = LADDERS[rng.integers(len(LADDERS))]
         self.batch, self.d = int(rng.integers(1, 4)), int(rng.choice([1, 3, 8, 64, 65, 130]))
         self.n = int(rng.choice([1, 2, self.ladder[0] - 1 or 1, self.ladder[0], self.ladder[0] + 1, rng.integers(1, 90)]))
@@ -105,7 +116,8 @@ class Case:
         self.items, self.segments = len(self.tree.items), len(self.tree.items) - self.tree.slots
 
     def data(self, *shape):
-        return self.rng.standard_normal(shape).astype(self.kind)
+        data = self.rng.standard_normal(shape).astype(self.kind)
+        return (data.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) if self.bf16 else data
 
     def state(self):
         """Any numbers: what the operators do with them is specified."""
@@ -132,8 +144,9 @@ class Case:
 def check_operators(case):
     b, kind, ladder, tree = range(case.batch), case.kind, case.ladder, case.tree
     common = {"ladder": ladder}
-    typed = {"ladder": ladder, "dtype": KINDS[kind]}
+    typed = {"ladder": ladder, "dtype": TP.BFLOAT16 if case.bf16 else KINDS[kind]}
     wide = lambda tensors: [tensor.astype(np.float64) for tensor in tensors]
+    near = TOLERANCE_BF16 if case.bf16 else None
 
     names = ["item_token", "item_count", "token_slot", "vote", "roots"]
     kinds = [np.int64, np.int64, np.int64, bool, np.int64]
@@ -148,7 +161,7 @@ def check_operators(case):
     got = run("VccCoarsen", inputs, state_names, **typed)
     want = [spec_coarsen(tree, x[i].astype(np.float64), case.token[i], case.count[i]) for i in b]
     for at, name in enumerate(state_names):
-        close(f"coarsen {name}", got[at], np.stack([row[at] for row in want]))
+        close(f"coarsen {name}", got[at], np.stack([row[at] for row in want]), near)
 
     state = case.state()
     items = case.choose()
@@ -159,7 +172,7 @@ def check_operators(case):
     rows = [wide(tensor[i] for tensor in state) for i in b]
     want = [spec_compress(tree, rows[i], items[i], case.token[i], case.count[i], weight) for i in b]
     for at, name in enumerate(outputs):
-        close(f"compress {name}", got[at], np.stack([row[at] for row in want]))
+        close(f"compress {name}", got[at], np.stack([row[at] for row in want]), near if name == "rows" else None)
 
     r = tree.v + items.shape[1]
     y, update, gain = case.data(case.batch, r, case.d), case.data(case.batch, r, case.d), case.data(case.d)
@@ -169,11 +182,11 @@ def check_operators(case):
     got = run("VccDecompress", inputs, {"v2": kind, "s2": kind, "o2": kind}, **typed)
     want = [spec_decompress(tree, rows[i], items[i], case.count[i], *wide([y[i], update[i], gain])) for i in b]
     for at, name in enumerate(state_names):
-        close(f"decompress {name}", got[at], np.stack([row[at] for row in want]))
+        close(f"decompress {name}", got[at], np.stack([row[at] for row in want]), near)
 
     inputs = {**dict(zip(state_names, state)), "token_slot": case.slot, "vote": case.vote}
     (got,) = run("VccExpand", inputs, {"x": kind}, **typed)
-    close("expand", got, np.stack([np.stack([current(tree, rows[i], s) for s in case.slot[i]]) for i in b]))
+    close("expand", got, np.stack([np.stack([current(tree, rows[i], s) for s in case.slot[i]]) for i in b]), near)
 
     return check_select(case)
 
@@ -499,9 +512,10 @@ def main():
     for i in range(cases):
         seed = int(rng.integers(2**31))
         try:
-            near += check_operators(Case(np.random.default_rng(seed), (np.float32, np.float16)[i % 2]))
+            kind, bf16 = ((np.float32, False), (np.float16, False), (np.float32, True))[i % 3]
+            near += check_operators(Case(np.random.default_rng(seed), kind, bf16))
         except Exception:
-            print(f"  in the case of seed {seed}, {('f32', 'f16')[i % 2]}", flush=True)
+            print(f"  in the case of seed {seed}, {('f32', 'f16', 'bf16')[i % 3]}", flush=True)
             raise
     assert near <= cases // 20 + 1, f"{near} near-ties in {cases} cases"
     print(f"  {cases} random cases of all operators, {near} near-ties", flush=True)

@@ -3,19 +3,32 @@
 use std::ffi::CStr;
 use std::marker::PhantomData;
 
-use vcc_core::{Ladder, Layout, StateMut};
+use vcc_core::{Dims, Ladder, Layout, StateMut};
 
 use super::{Data, check_dtype, check_shape, known_layout, ladder, layout};
 use crate::abi::{BOOL, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
+use crate::cuda::Queue;
 use crate::host::Result;
+use crate::launch;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
 pub(crate) struct Coarsen<T> {
     ladder: Ladder,
     data: PhantomData<T>,
+}
+
+impl<T> Coarsen<T> {
+    /// Layout and sizes from the shapes of the inputs, which must fit.
+    fn layout(&self, [x, token, count, slot, vote]: [&[usize]; 5]) -> Result<(Layout, Dims)> {
+        let (layout, dims) = layout(&self.ladder, &[x[0], token[1], x[2]], vote)?;
+        check_shape("item_token", token, &[dims.batch, layout.items()])?;
+        check_shape("item_count", count, &[dims.batch, layout.items()])?;
+        check_shape("token_slot", slot, &x[..2])?;
+        Ok((layout, dims))
+    }
 }
 
 impl<T: Data> Operator for Coarsen<T> {
@@ -71,14 +84,16 @@ impl<T: Data> Operator for Coarsen<T> {
         let item_count = context.input::<i64>(2, 2)?;
         let token_slot = context.input::<i64>(3, 2)?;
         let vote = context.input::<Bool>(4, 2)?;
-        let (batch, n, channels) = (x.shape[0], x.shape[1], x.shape[2]);
-        let (layout, dims) = layout(&self.ladder, &[batch, item_token.shape[1], channels], &vote)?;
-        check_shape("item_token", &item_token, &[batch, layout.items()])?;
-        check_shape("item_count", &item_count, &[batch, layout.items()])?;
-        check_shape("token_slot", &token_slot, &[batch, n])?;
-        let segments = [batch, layout.segments(), channels];
+        let (layout, dims) = self.layout([
+            &x.shape,
+            &item_token.shape,
+            &item_count.shape,
+            &token_slot.shape,
+            &vote.shape,
+        ])?;
+        let segments = [dims.batch, layout.segments(), dims.channels];
         let state = StateMut {
-            value: context.output(0, &[batch, layout.items(), channels])?,
+            value: context.output(0, &[dims.batch, layout.items(), dims.channels])?,
             scale: context.output(1, &segments)?,
             offset: context.output(2, &segments)?,
         };
@@ -91,6 +106,39 @@ impl<T: Data> Operator for Coarsen<T> {
             state,
             &context.parallel(),
         )?)
+    }
+
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()> {
+        let x = context.device_input::<T>(0, 3)?;
+        let item_token = context.device_input::<i64>(1, 2)?;
+        let item_count = context.device_input::<i64>(2, 2)?;
+        let token_slot = context.device_input::<i64>(3, 2)?;
+        let vote = context.device_input::<Bool>(4, 2)?;
+        let (layout, dims) = self.layout([
+            &x.shape,
+            &item_token.shape,
+            &item_count.shape,
+            &token_slot.shape,
+            &vote.shape,
+        ])?;
+        let segments = [dims.batch, layout.segments(), dims.channels];
+        let state = [
+            context.device_output::<T>(0, &[dims.batch, layout.items(), dims.channels])?,
+            context.device_output::<T>(1, &segments)?,
+            context.device_output::<T>(2, &segments)?,
+        ];
+        let launches = launch::coarsen(
+            T::TYPE,
+            &layout,
+            dims,
+            x.shape[1],
+            x.address,
+            item_token.address,
+            item_count.address,
+            state,
+        )?;
+        // SAFETY: tensors of the host, of the shapes that were checked.
+        unsafe { queue.launch(&launches) }
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {

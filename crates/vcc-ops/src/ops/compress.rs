@@ -3,13 +3,15 @@
 use std::ffi::CStr;
 use std::marker::PhantomData;
 
-use vcc_core::{Compressed, Ladder, State};
+use vcc_core::{Compressed, Dims, Ladder, Layout, State};
 
 use super::{Data, check_dtype, check_shape, ladder, layout};
 use crate::abi::{BOOL, FLOAT, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
+use crate::cuda::Queue;
 use crate::host::Result;
+use crate::launch;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
@@ -17,6 +19,23 @@ pub(crate) struct Compress<T> {
     ladder: Ladder,
     count_weight: f32,
     data: PhantomData<T>,
+}
+
+impl<T> Compress<T> {
+    /// Layout and sizes from the shapes of the inputs, which must fit.
+    fn layout(
+        &self,
+        [value, scale, offset, items, token, count, vote]: [&[usize]; 7],
+    ) -> Result<(Layout, Dims)> {
+        let (layout, dims) = layout(&self.ladder, value, vote)?;
+        let segments = [dims.batch, layout.segments(), dims.channels];
+        check_shape("scale", scale, &segments)?;
+        check_shape("offset", offset, &segments)?;
+        check_shape("items", items, &[dims.batch, items[1]])?;
+        check_shape("item_token", token, &[dims.batch, layout.items()])?;
+        check_shape("item_count", count, &[dims.batch, layout.items()])?;
+        Ok((layout, dims))
+    }
 }
 
 impl<T: Data> Operator for Compress<T> {
@@ -84,23 +103,16 @@ impl<T: Data> Operator for Compress<T> {
         let item_token = context.input::<i64>(4, 2)?;
         let item_count = context.input::<i64>(5, 2)?;
         let vote = context.input::<Bool>(6, 2)?;
-        let (layout, dims) = layout(&self.ladder, &value.shape, &vote)?;
-        let q = items.shape[1];
-        check_shape(
-            "scale",
-            &scale,
-            &[dims.batch, layout.segments(), dims.channels],
-        )?;
-        check_shape(
-            "offset",
-            &offset,
-            &[dims.batch, layout.segments(), dims.channels],
-        )?;
-        check_shape("items", &items, &[dims.batch, q])?;
-        check_shape("item_token", &item_token, &[dims.batch, layout.items()])?;
-        check_shape("item_count", &item_count, &[dims.batch, layout.items()])?;
-
-        let r = layout.vips() + q;
+        let (layout, dims) = self.layout([
+            &value.shape,
+            &scale.shape,
+            &offset.shape,
+            &items.shape,
+            &item_token.shape,
+            &item_count.shape,
+            &vote.shape,
+        ])?;
+        let r = layout.vips() + items.shape[1];
         let out = Compressed {
             rows: context.output(0, &[dims.batch, r, dims.channels])?,
             row_token: context.output(1, &[dims.batch, r])?,
@@ -123,6 +135,46 @@ impl<T: Data> Operator for Compress<T> {
             out,
             &context.parallel(),
         )?)
+    }
+
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()> {
+        let value = context.device_input::<T>(0, 3)?;
+        let scale = context.device_input::<T>(1, 3)?;
+        let offset = context.device_input::<T>(2, 3)?;
+        let items = context.device_input::<i64>(3, 2)?;
+        let item_token = context.device_input::<i64>(4, 2)?;
+        let item_count = context.device_input::<i64>(5, 2)?;
+        let vote = context.device_input::<Bool>(6, 2)?;
+        let (layout, dims) = self.layout([
+            &value.shape,
+            &scale.shape,
+            &offset.shape,
+            &items.shape,
+            &item_token.shape,
+            &item_count.shape,
+            &vote.shape,
+        ])?;
+        let q = items.shape[1];
+        let r = layout.vips() + q;
+        let out = launch::Rows {
+            rows: context.device_output::<T>(0, &[dims.batch, r, dims.channels])?,
+            row_token: context.device_output::<i64>(1, &[dims.batch, r])?,
+            row_bias: context.device_output::<f32>(2, &[dims.batch, r])?,
+        };
+        let launches = launch::compress(
+            T::TYPE,
+            &layout,
+            dims,
+            q,
+            self.count_weight,
+            [value.address, scale.address, offset.address],
+            items.address,
+            item_token.address,
+            item_count.address,
+            out,
+        )?;
+        // SAFETY: tensors of the host, of the shapes that were checked.
+        unsafe { queue.launch(&launches) }
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {

@@ -3,19 +3,41 @@
 use std::ffi::CStr;
 use std::marker::PhantomData;
 
-use vcc_core::{Ladder, StateMut, Update};
+use vcc_core::{Dims, Ladder, Layout, StateMut, Update};
 
 use super::{Data, check_dtype, check_shape, ladder, layout};
 use crate::abi::{BOOL, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
+use crate::cuda::Queue;
 use crate::host::Result;
+use crate::launch;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
 pub(crate) struct Decompress<T> {
     ladder: Ladder,
     data: PhantomData<T>,
+}
+
+impl<T> Decompress<T> {
+    /// Layout and sizes from the shapes of the inputs, which must fit.
+    fn layout(
+        &self,
+        [value, scale, offset, items, count, vote, y, update, gain]: [&[usize]; 9],
+    ) -> Result<(Layout, Dims)> {
+        let (layout, dims) = layout(&self.ladder, value, vote)?;
+        let segments = [dims.batch, layout.segments(), dims.channels];
+        let rows = [dims.batch, layout.vips() + items[1], dims.channels];
+        check_shape("scale", scale, &segments)?;
+        check_shape("offset", offset, &segments)?;
+        check_shape("items", items, &[dims.batch, items[1]])?;
+        check_shape("item_count", count, &[dims.batch, layout.items()])?;
+        check_shape("y", y, &rows)?;
+        check_shape("update", update, &rows)?;
+        check_shape("gain", gain, &[dims.channels])?;
+        Ok((layout, dims))
+    }
 }
 
 impl<T: Data> Operator for Decompress<T> {
@@ -90,16 +112,19 @@ impl<T: Data> Operator for Decompress<T> {
         let update = context.input::<T>(7, 3)?;
         let gain = context.input::<T>(8, 1)?;
         let (value_shape, value) = context.state::<T>(0, 3)?;
-        let (layout, dims) = layout(&self.ladder, &value_shape, &vote)?;
-        let r = layout.vips() + items.shape[1];
-        check_shape("items", &items, &[dims.batch, items.shape[1]])?;
-        check_shape("item_count", &item_count, &[dims.batch, layout.items()])?;
-        check_shape("y", &y, &[dims.batch, r, dims.channels])?;
-        check_shape("update", &update, &[dims.batch, r, dims.channels])?;
-        check_shape("gain", &gain, &[dims.channels])?;
-        // Their lengths are checked by the kernel.
-        let (_, scale) = context.state::<T>(1, 3)?;
-        let (_, offset) = context.state::<T>(2, 3)?;
+        let (scale_shape, scale) = context.state::<T>(1, 3)?;
+        let (offset_shape, offset) = context.state::<T>(2, 3)?;
+        let (layout, dims) = self.layout([
+            &value_shape,
+            &scale_shape,
+            &offset_shape,
+            &items.shape,
+            &item_count.shape,
+            &vote.shape,
+            &y.shape,
+            &update.shape,
+            &gain.shape,
+        ])?;
         let update = Update {
             y: y.data,
             update: update.data,
@@ -119,6 +144,48 @@ impl<T: Data> Operator for Decompress<T> {
             state,
             &context.parallel(),
         )?)
+    }
+
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()> {
+        let items = context.device_input::<i64>(3, 2)?;
+        let item_count = context.device_input::<i64>(4, 2)?;
+        let vote = context.device_input::<Bool>(5, 2)?;
+        let y = context.device_input::<T>(6, 3)?;
+        let update = context.device_input::<T>(7, 3)?;
+        let gain = context.device_input::<T>(8, 1)?;
+        // SAFETY: input and output of one shape.
+        let copy = |from, to, bytes| unsafe { queue.copy(from, to, bytes) };
+        let value = context.device_state::<T>(0, 3, copy)?;
+        let scale = context.device_state::<T>(1, 3, copy)?;
+        let offset = context.device_state::<T>(2, 3, copy)?;
+        let (layout, dims) = self.layout([
+            &value.shape,
+            &scale.shape,
+            &offset.shape,
+            &items.shape,
+            &item_count.shape,
+            &vote.shape,
+            &y.shape,
+            &update.shape,
+            &gain.shape,
+        ])?;
+        let update = launch::Update {
+            y: y.address,
+            update: update.address,
+            gain: gain.address,
+        };
+        let launches = launch::decompress(
+            T::TYPE,
+            &layout,
+            dims,
+            items.shape[1],
+            items.address,
+            item_count.address,
+            update,
+            [value.address, scale.address, offset.address],
+        )?;
+        // SAFETY: tensors of the host, of the shapes that were checked.
+        unsafe { queue.launch(&launches) }
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {

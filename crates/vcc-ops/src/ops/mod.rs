@@ -7,36 +7,55 @@ mod expand;
 mod partition;
 mod select;
 
-use half::f16;
+use half::{bf16, f16};
 use vcc_core::{Dims, Ladder, Layout};
 
 use crate::attributes::Attributes;
 use crate::context::{Bool, Kind, Tensor};
+use crate::cuda::Cuda;
 use crate::host::{Failure, Host, Result};
+use crate::launch::Type;
 use crate::operator::Op;
 use crate::shapes::Shapes;
 
-/// Every operator for every element type. The host merges those of one name.
-pub(crate) fn all(host: Host, version: u32) -> Vec<Op> {
-    vec![
-        Op::new::<partition::Partition>(host, version),
-        Op::new::<coarsen::Coarsen<f32>>(host, version),
-        Op::new::<coarsen::Coarsen<f16>>(host, version),
-        Op::new::<select::Select<f32>>(host, version),
-        Op::new::<select::Select<f16>>(host, version),
-        Op::new::<compress::Compress<f32>>(host, version),
-        Op::new::<compress::Compress<f16>>(host, version),
-        Op::new::<decompress::Decompress<f32>>(host, version),
-        Op::new::<decompress::Decompress<f16>>(host, version),
-        Op::new::<expand::Expand<f32>>(host, version),
-        Op::new::<expand::Expand<f16>>(host, version),
+/// Every operator for every element type, for CPUs and where there is CUDA for it too. The host merges those of one name.
+pub(crate) fn all(host: Host, version: u32, cuda: Option<Cuda>) -> Vec<Op> {
+    let cpu = cuda.is_none_or(|cuda| !cuda.is_mock());
+    let mut all = Vec::new();
+    for device in cpu.then_some(None).into_iter().chain(cuda.map(Some)) {
+        all.push(Op::new::<partition::Partition>(host, version, device));
+        all.push(Op::new::<select::Select<f32>>(host, version, device));
+        all.push(Op::new::<select::Select<f16>>(host, version, device));
+        all.extend(of_type::<f32>(host, version, device));
+        all.extend(of_type::<f16>(host, version, device));
+        all.extend(of_type::<bf16>(host, version, device));
+    }
+    all
+}
+
+fn of_type<T: Data>(host: Host, version: u32, device: Option<Cuda>) -> [Op; 4] {
+    [
+        Op::new::<coarsen::Coarsen<T>>(host, version, device),
+        Op::new::<compress::Compress<T>>(host, version, device),
+        Op::new::<decompress::Decompress<T>>(host, version, device),
+        Op::new::<expand::Expand<T>>(host, version, device),
     ]
 }
 
 /// An element type of the residual stream.
-pub(crate) trait Data: Kind + vcc_core::Element {}
-impl Data for f32 {}
-impl Data for f16 {}
+pub(crate) trait Data: Kind + vcc_core::Element {
+    /// As the CUDA kernels name it.
+    const TYPE: Type;
+}
+impl Data for f32 {
+    const TYPE: Type = Type::F32;
+}
+impl Data for f16 {
+    const TYPE: Type = Type::F16;
+}
+impl Data for bf16 {
+    const TYPE: Type = Type::Bf16;
+}
 
 fn ladder(attributes: &Attributes) -> Result<Ladder> {
     Ladder::new(&attributes.ints(c"ladder")?)
@@ -54,13 +73,12 @@ fn check_dtype<T: Data>(attributes: &Attributes) -> Result<()> {
     }
 }
 
-fn check_shape<T>(name: &str, tensor: &Tensor<'_, T>, want: &[usize]) -> Result<()> {
-    if tensor.shape == want {
+fn check_shape(name: &str, shape: &[usize], want: &[usize]) -> Result<()> {
+    if shape == want {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "input {name} has shape {:?} instead of {want:?}",
-        tensor.shape
+        "input {name} has shape {shape:?} instead of {want:?}"
     )))
 }
 
@@ -69,9 +87,9 @@ fn bools(tensor: &Tensor<'_, Bool>) -> Vec<bool> {
 }
 
 /// Layout and sizes from the shapes of `value [B,P,d]` and `vote [B,v]`.
-fn layout(ladder: &Ladder, value: &[usize], vote: &Tensor<'_, Bool>) -> Result<(Layout, Dims)> {
+fn layout(ladder: &Ladder, value: &[usize], vote: &[usize]) -> Result<(Layout, Dims)> {
     let (batch, items, channels) = (value[0], value[1], value[2]);
-    let layout = Layout::from_items(ladder.clone(), vote.shape[1], items)?;
+    let layout = Layout::from_items(ladder.clone(), vote[1], items)?;
     check_shape("vote", vote, &[batch, layout.vips()])?;
     Ok((layout, Dims { batch, channels }))
 }

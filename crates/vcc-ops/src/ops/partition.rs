@@ -8,7 +8,9 @@ use super::{bools, check_shape, ladder};
 use crate::abi::{BOOL, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
+use crate::cuda::Queue;
 use crate::host::{Failure, Result};
+use crate::launch;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
@@ -67,7 +69,7 @@ impl Operator for Partition {
         let vip = context.input::<Bool>(0, 2)?;
         let valid = context.input::<Bool>(1, 2)?;
         let (batch, n) = (vip.shape[0], vip.shape[1]);
-        check_shape("valid", &valid, &vip.shape)?;
+        check_shape("valid", &valid.shape, &vip.shape)?;
         let (vip, valid) = (bools(&vip), bools(&valid));
         let vips = vcc_core::vip_slots(&vip, &valid, batch, n, self.capacity)?;
         let layout = Layout::for_tokens(self.ladder.clone(), n, vips)?;
@@ -87,6 +89,33 @@ impl Operator for Partition {
             .zip(vote)
             .for_each(|(to, vote)| *to = vote.into());
         Ok(())
+    }
+
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()> {
+        let vip = context.device_input::<Bool>(0, 2)?;
+        let valid = context.device_input::<Bool>(1, 2)?;
+        let (batch, n) = (vip.shape[0], vip.shape[1]);
+        check_shape("valid", &valid.shape, &vip.shape)?;
+        let vips = match self.capacity {
+            0 => {
+                let masks = [(vip.address, batch * n), (valid.address, batch * n)];
+                // SAFETY: boolean tensors of the host, of these sizes.
+                let masks = unsafe { queue.read(&masks) }?;
+                vcc_core::vip_slots(&masks[0], &masks[1], batch, n, 0)?
+            }
+            capacity => usize::try_from(capacity).unwrap_or(n).clamp(1, n.max(1)),
+        };
+        let layout = Layout::for_tokens(self.ladder.clone(), n, vips)?;
+        let out = launch::Partition {
+            item_token: context.device_output::<i64>(0, &[batch, layout.items()])?,
+            item_count: context.device_output::<i64>(1, &[batch, layout.items()])?,
+            token_slot: context.device_output::<i64>(2, &[batch, n])?,
+            vote: context.device_output::<Bool>(3, &[batch, layout.vips()])?,
+            roots: context.device_output::<i64>(4, &[batch, layout.roots()])?,
+        };
+        let launches = launch::partition(&layout, batch, n, vip.address, valid.address, out)?;
+        // SAFETY: tensors of the host, of the shapes that were checked.
+        unsafe { queue.launch(&launches) }
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {

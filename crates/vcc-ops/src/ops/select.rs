@@ -9,7 +9,9 @@ use super::{Data, bools, check_shape, ladder};
 use crate::abi::{BOOL, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
+use crate::cuda::Queue;
 use crate::host::{Failure, Result};
+use crate::launch;
 use crate::operator::{Operator, Port};
 use crate::shapes::Shapes;
 
@@ -17,6 +19,19 @@ pub(crate) struct Select<S> {
     ladder: Ladder,
     level: usize,
     scores: PhantomData<S>,
+}
+
+impl<S> Select<S> {
+    /// The layout from the shapes of the inputs, which must fit.
+    fn layout(&self, [scores, candidates, count, vote, budget]: [&[usize]; 5]) -> Result<Layout> {
+        let (batch, c) = (candidates[0], candidates[1]);
+        let layout = Layout::from_items(self.ladder.clone(), vote[1], count[1])?;
+        check_shape("item_count", count, &[batch, layout.items()])?;
+        check_shape("vote", vote, &[batch, layout.vips()])?;
+        check_shape("scores", scores, &[batch, scores[1], layout.vips(), c])?;
+        check_shape("budget", budget, &[1])?;
+        Ok(layout)
+    }
 }
 
 impl<S: Data> Operator for Select<S> {
@@ -54,6 +69,8 @@ impl<S: Data> Operator for Select<S> {
         },
     ];
 
+    const ON_HOST: Option<usize> = Some(4);
+
     fn create(attributes: &Attributes) -> Result<Self> {
         let (ladder, level) = (ladder(attributes)?, attributes.int(c"level")?);
         match usize::try_from(level) {
@@ -75,13 +92,15 @@ impl<S: Data> Operator for Select<S> {
         let item_count = context.input::<i64>(2, 2)?;
         let vote = context.input::<Bool>(3, 2)?;
         let budget = context.input::<i64>(4, 1)?;
+        let layout = self.layout([
+            &scores.shape,
+            &candidates.shape,
+            &item_count.shape,
+            &vote.shape,
+            &budget.shape,
+        ])?;
         let (batch, c) = (candidates.shape[0], candidates.shape[1]);
         let heads = scores.shape[1];
-        let layout = Layout::from_items(self.ladder.clone(), vote.shape[1], item_count.shape[1])?;
-        check_shape("item_count", &item_count, &[batch, layout.items()])?;
-        check_shape("vote", &vote, &[batch, layout.vips()])?;
-        check_shape("scores", &scores, &[batch, heads, layout.vips(), c])?;
-        check_shape("budget", &budget, &[1])?;
         let refine = vcc_core::refined(budget.data[0], c);
 
         let children = context.output(0, &[batch, refine * self.ladder.children(self.level)])?;
@@ -103,6 +122,42 @@ impl<S: Data> Operator for Select<S> {
             rest,
             &context.parallel(),
         )?)
+    }
+
+    fn launch(&self, context: &Context<'_>, queue: &Queue) -> Result<()> {
+        let scores = context.device_input::<S>(0, 4)?;
+        let candidates = context.device_input::<i64>(1, 2)?;
+        let item_count = context.device_input::<i64>(2, 2)?;
+        let vote = context.device_input::<Bool>(3, 2)?;
+        // The shape of the outputs depends on it, so it is in the host's memory: `ON_HOST`.
+        let budget = context.input::<i64>(4, 1)?;
+        let layout = self.layout([
+            &scores.shape,
+            &candidates.shape,
+            &item_count.shape,
+            &vote.shape,
+            &budget.shape,
+        ])?;
+        let (batch, c) = (candidates.shape[0], candidates.shape[1]);
+        let refine = vcc_core::refined(budget.data[0], c);
+        let children = [batch, refine * self.ladder.children(self.level)];
+        let sizes = launch::Selection {
+            level: self.level,
+            heads: scores.shape[1],
+            candidates: c,
+            refine,
+        };
+        let tensors = launch::SelectionTensors {
+            scores: scores.address,
+            candidates: candidates.address,
+            item_count: item_count.address,
+            vote: vote.address,
+            children: context.device_output::<i64>(0, &children)?,
+            rest: context.device_output::<i64>(1, &[batch, c - refine])?,
+        };
+        let launches = launch::select(S::TYPE, &layout, batch, sizes, tensors)?;
+        // SAFETY: tensors of the host, of the shapes that were checked.
+        unsafe { queue.launch(&launches) }
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {
