@@ -58,7 +58,9 @@ def open_session(path, library, half=False):
     options.enable_mem_pattern = not (half and old)
     if library:
         options.register_custom_ops_library(library)
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # Where ONNX Runtime was built with CUDA and there is no GPU, it says so and takes the CPU.
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ort.InferenceSession(path, options, providers=[name for name in wanted if name in ort.get_available_providers()])
 
 
 def worst_difference(original, converted):

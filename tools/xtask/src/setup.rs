@@ -13,8 +13,14 @@ use anyhow::{Context, Result, bail};
 use crate::paths::{root, runtime};
 use crate::steps::{capture, run, step};
 
-/// The ONNX Runtime versions that the operator library is tried in, beside the newest, which is in `py`.
-pub(crate) const HOSTS: [&str; 4] = ["ort-1.17.3", "ort-1.18.1", "ort-1.20.1", "ort-1.23.2"];
+/// The ONNX Runtime versions that the operator library is tried in, beside the newest, which is in `py`. The last is built with CUDA.
+pub(crate) const HOSTS: [&str; 5] = [
+    "ort-1.17.3",
+    "ort-1.18.1",
+    "ort-1.20.1",
+    "ort-1.23.2",
+    "ort-gpu-1.31.1",
+];
 
 const STAMP: &str = "complete";
 

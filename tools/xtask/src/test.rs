@@ -44,7 +44,9 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &["crates/vcc-ops/tests/host.py"])
         })?;
     }
-    let folder = step("converting models for the hosts", converted_models)?;
+    let folder = step("converting models for the hosts", || {
+        converted_models("hosts", &ON_HOSTS, &["--refine", "all"])
+    })?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         let library = library();
         let options = [
@@ -57,6 +59,16 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &options)
         })?;
     }
+    step("the CUDA operators with a stand-in for the driver", || {
+        let options = ["--vip", "first:2", "--ladder", "8,2,1", "--refine", "3,4"];
+        let folder = converted_models("cuda-models", &ON_CUDA, &options)?;
+        let (library, mock) = (library(), mock_driver()?);
+        let mut options = vec!["crates/vcc-ops/tests/cuda_mock.py"];
+        for path in [&library, &mock, &folder] {
+            options.push(path.to_str().context("the target's path is not UTF-8")?);
+        }
+        script(&mut tally, "py", &options)
+    })?;
     for (what, name) in [
         ("unusual forms of encoders", "forms.py"),
         ("quantised and fused forms of encoders", "fused_forms.py"),
@@ -115,11 +127,19 @@ const ON_HOSTS: [&str; 13] = [
     "vit__ts17_sdpa",
 ];
 
-/// Puts each of them, original and converted, into a folder.
-fn converted_models() -> Result<PathBuf> {
-    let folder = target().join("hosts");
+/// Models that are converted at a small budget and run with the emulated CUDA operators beside the CPU operators.
+const ON_CUDA: [&str; 4] = [
+    "bert__fp16_ts17_sdpa",
+    "bert__ts17_sdpa",
+    "roberta__ts17_sdpa",
+    "t5_encoder__dyn18_eager",
+];
+
+/// Puts each of the models, original and converted, into a folder of the target's.
+fn converted_models(folder: &str, models: &[&str], options: &[&str]) -> Result<PathBuf> {
+    let folder = target().join(folder);
     std::fs::create_dir_all(&folder)?;
-    for name in ON_HOSTS {
+    for name in models {
         let original = folder.join(format!("{name}.onnx"));
         std::fs::copy(
             root().join(format!("fixtures/models/{name}.onnx")),
@@ -129,11 +149,28 @@ fn converted_models() -> Result<PathBuf> {
         let mut convert = Command::new(target().join("debug/vcc-convert"));
         run(convert
             .arg(&original)
-            .args(["--refine", "all"])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(Stdio::null()))?;
     }
     Ok(folder)
+}
+
+/// Compiles the stand-in for NVIDIA's driver, with the kernels' sources for the CPU; the flags are those of `vcc-cuda-emu`.
+fn mock_driver() -> Result<PathBuf> {
+    let mock = target().join("libcuda_mock.so");
+    let flags = "-std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wno-unknown-pragmas";
+    run(Command::new("g++")
+        .current_dir(root().join("crates/vcc-ops"))
+        .args(flags.split(' '))
+        .arg("-o")
+        .arg(&mock)
+        .args([
+            "tests/mock_driver.cpp",
+            "cuda/emulator/entries.cpp",
+            "cuda/emulator/fibers.cpp",
+        ]))?;
+    Ok(mock)
 }
 
 /// The operator library that release builds make.
