@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Writes a RoBERTa-shaped encoder with random weights, as an ONNX graph in the form that TorchScript exporters write.
 
-    make_roberta.py -o roberta.onnx [--layers 12 --width 768 --heads 12 --vocab 8000 --length 4096]
+    make_roberta.py -o roberta.onnx [--layers 12 --width 768 --heads 12 --vocab 8000 --length 4096 --pre-norm]
 
 Inputs input_ids and attention_mask [batch, sequence] (int64), output last_hidden_state [batch, sequence, width] (float32).
-Positions are counted over the tokens that are not padding (id 1), as RoBERTa does. Post-LN, Erf Gelu, opset 17. The same
-arguments give the same bytes. Uses no PyTorch: the weights only have to have the right shapes and sizes.
+Positions are counted over the tokens that are not padding (id 1), as RoBERTa does. Post-LN, or with --pre-norm the form of
+RobertaPreLayerNorm; Erf Gelu, opset 17. The same arguments give the same bytes. Uses no PyTorch: the weights only have to have
+the right shapes and sizes.
 """
 
 import argparse
@@ -85,12 +86,13 @@ def key_bias(g):
     return g.op("Mul", [inverse, g.constant(np.finfo(np.float32).min, "", np.float32)], "")
 
 
-def attention(g, x, bias, width, heads, layer):
+def attention(g, x, bias, width, heads, layer, pre_norm):
     scope = f"encoder.layer.{layer}.attention"
     each = width // heads
     parts = {}
+    inner = g.norm(x, width, f"{scope}.LayerNorm") if pre_norm else x
     for part in ("query", "key", "value"):
-        y = g.linear(x, width, width, f"{scope}.self.{part}")
+        y = g.linear(inner, width, width, f"{scope}.self.{part}")
         y = g.reshape(y, [g.size(y, 0, scope), g.size(y, 1, scope), heads, each], scope)
         parts[part] = g.op("Transpose", [y], scope, perm=[0, 2, 3, 1] if part == "key" else [0, 2, 1, 3])
     scores = g.op("MatMul", [parts["query"], parts["key"]], scope)
@@ -98,18 +100,19 @@ def attention(g, x, bias, width, heads, layer):
     shares = g.op("Softmax", [g.op("Add", [scores, bias], scope)], scope, axis=-1)
     context = g.op("Transpose", [g.op("MatMul", [shares, parts["value"]], scope)], scope, perm=[0, 2, 1, 3])
     context = g.reshape(context, [g.size(context, 0, scope), g.size(context, 1, scope), width], scope)
-    out = g.linear(context, width, width, f"{scope}.output.dense")
-    return g.norm(g.op("Add", [out, x], scope), width, f"{scope}.output.LayerNorm")
+    out = g.op("Add", [g.linear(context, width, width, f"{scope}.output.dense"), x], scope)
+    return out if pre_norm else g.norm(out, width, f"{scope}.output.LayerNorm")
 
 
-def feed_forward(g, x, width, layer):
+def feed_forward(g, x, width, layer, pre_norm):
     scope = f"encoder.layer.{layer}"
-    inner = g.linear(x, width, 4 * width, f"{scope}.intermediate.dense")
+    inner = g.norm(x, width, f"{scope}.intermediate.LayerNorm") if pre_norm else x
+    inner = g.linear(inner, width, 4 * width, f"{scope}.intermediate.dense")
     erf = g.op("Erf", [g.op("Div", [inner, g.constant(2**0.5, scope, np.float32)], scope)], scope)
     gelu = g.op("Mul", [inner, g.op("Add", [erf, g.constant(1.0, scope, np.float32)], scope)], scope)
     gelu = g.op("Mul", [gelu, g.constant(0.5, scope, np.float32)], scope)
-    out = g.linear(gelu, 4 * width, width, f"{scope}.output.dense")
-    return g.norm(g.op("Add", [out, x], scope), width, f"{scope}.output.LayerNorm")
+    out = g.op("Add", [g.linear(gelu, 4 * width, width, f"{scope}.output.dense"), x], scope)
+    return out if pre_norm else g.norm(out, width, f"{scope}.output.LayerNorm")
 
 
 def main():
@@ -120,6 +123,7 @@ def main():
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--vocab", type=int, default=8000)
     parser.add_argument("--length", type=int, default=4096, help="longest sequence; the position table has 2 rows more")
+    parser.add_argument("--pre-norm", action="store_true", help="normalise before attention and feed-forward, and at the end")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -127,8 +131,10 @@ def main():
     bias = key_bias(g)
     x = embeddings(g, args.vocab, args.width, args.length + 2)
     for layer in range(args.layers):
-        x = attention(g, x, bias, args.width, args.heads, layer)
-        x = feed_forward(g, x, args.width, layer)
+        x = attention(g, x, bias, args.width, args.heads, layer, args.pre_norm)
+        x = feed_forward(g, x, args.width, layer, args.pre_norm)
+    if args.pre_norm:
+        g.norm(x, args.width, "encoder.LayerNorm")
     g.nodes[-1].output[0] = "last_hidden_state"
 
     tokens = ["batch", "sequence"]

@@ -1,0 +1,148 @@
+"""What a model spends its time on, by ONNX Runtime's profile, and its products and attentions cut out as models of their own.
+
+    profile_run.py JOB.json FOLDER
+
+Writes FOLDER/profile.json: the seconds per run of each operator type, and the pieces with how often each is run.
+"""
+
+import json
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import onnx
+import sessions
+from onnx import TensorProto, helper
+
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+FUSED = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedMultiHeadAttention")
+BETWEEN = ("Add", "Sub", "Mul", "Div", "Where", "Max")  # a product of queries and keys, and its softmax
+TYPES = {"float": TensorProto.FLOAT, "bool": TensorProto.BOOL, "int32": TensorProto.INT32, "int64": TensorProto.INT64}
+RUNS = 2
+
+
+def profile(job, folder):
+    """The optimised graph, and the events of RUNS runs after a first one."""
+    settings = sessions.options(job["threads"], job.get("library"))
+    settings.optimized_model_filepath = str(folder / "optimised.onnx")
+    settings.enable_profiling = True
+    settings.profile_file_prefix = str(folder / "events")
+    session = sessions.onnxruntime.InferenceSession(job["model"], settings, providers=["CPUExecutionProvider"])
+    feeds = sessions.feeds(session, job["inputs"])
+    for _ in range(1 + RUNS):
+        session.run(None, feeds)
+    path = Path(session.end_profiling())
+    events = [e for e in json.loads(path.read_text()) if e["name"].endswith("_kernel_time")]
+    path.unlink()
+    first = len(events) // (1 + RUNS)
+    return onnx.load(folder / "optimised.onnx").graph, events[first:], feeds
+
+
+class Pieces:
+    """Cuts an optimised graph into its attentions and its other products."""
+
+    def __init__(self, graph, events, feeds):
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.producer = {value: node for node in graph.node for value in node.output if value}
+        self.readers = defaultdict(list)
+        for node in graph.node:
+            for value in node.input:
+                self.readers[value].append(node)
+        self.nodes = graph.node
+        seen = {e["name"].removesuffix("_kernel_time"): e["args"]["output_type_shape"] for e in events}
+        self.values = {name: ("int64", list(array.shape)) for name, array in feeds.items()}
+        self.missed = []
+        for node in graph.node:
+            if node.name not in seen:
+                self.missed.append(node.name)
+                continue
+            for value, typed in zip([v for v in node.output if v], seen[node.name]):
+                ((kind, shape),) = typed.items()
+                self.values[value] = (kind, shape)
+
+    def shape(self, value):
+        return list(self.constants[value].dims) if value in self.constants else self.values[value][1]
+
+    def attention(self, softmax):
+        """The nodes from the product of queries and keys to that with the values, or none."""
+        chain, node = [softmax], softmax
+        while node.op_type not in PRODUCTS:
+            shape = self.shape(node.output[0])
+            before = [self.producer[v] for v in node.input if v in self.producer and self.shape(v) == shape]
+            if len(before) != 1 or before[0].op_type not in (*BETWEEN, *PRODUCTS):
+                return []
+            node = before[0]
+            chain.insert(0, node)
+        after = self.readers[softmax.output[0]]
+        if len(after) != 1 or after[0].op_type not in PRODUCTS:
+            return []
+        return [*chain, after[0]]
+
+    def cut(self):
+        attentions = [chain for node in self.nodes if node.op_type == "Softmax" and (chain := self.attention(node))]
+        taken = {node.output[0] for chain in attentions for node in chain}
+        single = [[n] for n in self.nodes if n.op_type in (*PRODUCTS, *FUSED) and n.output[0] not in taken]
+        return attentions + single
+
+    def model(self, chain, opsets):
+        """The nodes as a model with fixed shapes, its values named in order, so that equal pieces are equal bytes."""
+        names, inputs, weights, nodes = {"": ""}, [], [], []
+        for node in chain:
+            for value in node.input:
+                if value in names:
+                    continue
+                names[value] = f"v{len(names)}"
+                if value in self.constants:
+                    weights.append(self.constants[value])
+                else:
+                    kind, shape = self.values[value]
+                    inputs.append(helper.make_tensor_value_info(names[value], TYPES[kind], shape))
+            for value in node.output:
+                names.setdefault(value, f"v{len(names)}")
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = ""
+            copy.input[:] = [names[v] for v in node.input]
+            copy.output[:] = [names[v] for v in node.output]
+            nodes.append(copy)
+        last = chain[-1].output[0]
+        kind, shape = self.values[last]
+        output = helper.make_tensor_value_info(names[last], TYPES[kind], shape)
+        graph = helper.make_graph(nodes, "piece", inputs, [output])
+        key = (graph.SerializeToString(deterministic=True), tuple((w.data_type, *w.dims) for w in weights))
+        for weight in weights:
+            graph.initializer.add().CopyFrom(weight)
+            graph.initializer[-1].name = names[weight.name]
+        return key, helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def main():
+    job, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    graph, events, feeds = profile(job, folder)
+    opsets = onnx.load(folder / "optimised.onnx", load_external_data=False).opset_import
+    seconds = Counter()
+    calls = Counter()
+    for event in events:
+        seconds[event["args"]["op_name"]] += event["dur"] * 1e-6 / RUNS
+        calls[event["args"]["op_name"]] += 1
+    pieces = Pieces(graph, events, feeds)
+    counts, files = Counter(), {}
+    for chain in pieces.cut():
+        if any(node.name in pieces.missed for node in chain):
+            continue
+        key, model = pieces.model(chain, opsets)
+        counts[key] += 1
+        if key not in files:
+            files[key] = str(folder / f"piece{len(files)}.onnx")
+            onnx.save(model, files[key])
+    (folder / "optimised.onnx").unlink()
+    report = {
+        "operators": {name: {"seconds": s, "calls": calls[name] // RUNS} for name, s in seconds.most_common()},
+        "pieces": [[files[key], count] for key, count in counts.items()],
+        "not_in_the_profile": pieces.missed,
+    }
+    (folder / "profile.json").write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
