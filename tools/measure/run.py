@@ -62,7 +62,7 @@ class Bench:
         if entry.kind == "as it is":
             return job | {"model": str(original)}
         if entry.kind == "fused":
-            models.fused(original, "t5" if case.model == "t5" else "bert", path)
+            models.fused(original, path)
         elif entry.kind == "authors":
             models.authors(original, entry.plan, feeds, path)
         else:
