@@ -63,20 +63,21 @@ class Pieces:
     def shape(self, value):
         return list(self.constants[value].dims) if value in self.constants else self.values[value][1]
 
+    def scores(self, node):
+        """The nodes from a product to this one that make scores of the same shape, or none."""
+        if node.op_type in PRODUCTS:
+            return [node]
+        shape = self.shape(node.output[0])
+        for value in node.input:
+            before = self.producer.get(value)
+            if before and before.op_type in (*BETWEEN, *PRODUCTS) and self.shape(value) == shape and (chain := self.scores(before)):
+                return [*chain, node]
+        return []
+
     def attention(self, softmax):
         """The nodes from the product of queries and keys to that with the values, or none."""
-        chain, node = [softmax], softmax
-        while node.op_type not in PRODUCTS:
-            shape = self.shape(node.output[0])
-            before = [self.producer[v] for v in node.input if v in self.producer and self.shape(v) == shape]
-            if len(before) != 1 or before[0].op_type not in (*BETWEEN, *PRODUCTS):
-                return []
-            node = before[0]
-            chain.insert(0, node)
-        after = self.readers[softmax.output[0]]
-        if len(after) != 1 or after[0].op_type not in PRODUCTS:
-            return []
-        return [*chain, after[0]]
+        chain, after = self.scores(softmax), self.readers[softmax.output[0]]
+        return [*chain, *after] if chain and len(after) == 1 and after[0].op_type in PRODUCTS else []
 
     def cut(self):
         attentions = [chain for node in self.nodes if node.op_type == "Softmax" and (chain := self.attention(node))]

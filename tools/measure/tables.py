@@ -109,8 +109,11 @@ def operators(case):
 
 
 def exactness(found):
-    rows = [[name, "equal" if case["status"] == 0 else f"exit code {case['status']}"] for name, case in found.items()]
-    return table(["model", "4096 tokens, full budget"], rows)
+    rows = []
+    for name, case in found.items():
+        report = case["report"]
+        rows.append([name, *([report["verdict"], f"{report['max_rel']:.1e}"] if report else [f"exit code {case['status']}", "-"])])
+    return table(["model", "4096 tokens, full budget", "largest relative difference"], rows)
 
 
 def markdown(report):

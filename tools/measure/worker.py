@@ -48,7 +48,7 @@ def pieces(job):
     calls = []
     for path, count in job["pieces"]:
         session = sessions.open_session(path, job["threads"], optimise=False)
-        feeds = {port.name: random.standard_normal(port.shape, np.float32) for port in session.get_inputs()}
+        feeds = {port.name: values(port, random) for port in session.get_inputs()}
         calls.append((session, feeds, count))
 
     def run():
@@ -57,6 +57,12 @@ def pieces(job):
                 session.run(None, feeds)
 
     return run
+
+
+def values(port, random):
+    if port.type == "tensor(float)":
+        return random.standard_normal(port.shape, np.float32)
+    return np.ones(port.shape, {"tensor(bool)": bool, "tensor(int64)": np.int64, "tensor(int32)": np.int32}[port.type])
 
 
 def peak_mb():
