@@ -38,6 +38,8 @@ pub struct Conversion {
     pub(crate) encoders: Vec<Encoder>,
     /// Rewritten blocks whose externals and shapes are still to be derived.
     pub(crate) sites: Vec<Rewritten>,
+    /// `local` blocks that are to run for each window.
+    pub(crate) windows: Vec<OneByOne>,
     /// Readers of the shape of a value that has other rows now, with the value's layout.
     pub(crate) shape_readers: Vec<ShapeReader>,
     /// Selections that still have uniform scores.
@@ -74,6 +76,7 @@ impl Conversion {
             plan: Plan::default(),
             encoders: Vec::new(),
             sites: Vec::new(),
+            windows: Vec::new(),
             shape_readers: Vec::new(),
             selections: Vec::new(),
             partly_read: Vec::new(),
@@ -188,6 +191,16 @@ pub(crate) struct Rewritten {
     pub(crate) prefix: String,
     pub(crate) binding: Binding,
     pub(crate) instances: Vec<Instance>,
+}
+
+/// A `local` block that is written for its first window.
+pub(crate) struct OneByOne {
+    /// For names and messages.
+    pub(crate) prefix: String,
+    /// The slices of what it reads, `[1, ..]` of `[windows, ..]`.
+    pub(crate) slices: Vec<ValueId>,
+    /// Its result, repeated for each window.
+    pub(crate) stack: ValueId,
 }
 
 pub(crate) struct ShapeReader {

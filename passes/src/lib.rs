@@ -32,6 +32,7 @@ mod select;
 mod shapes;
 mod transposes;
 mod vip;
+mod windows;
 
 pub use conversion::{Conversion, Form, PartlyRead};
 pub use error::Error;

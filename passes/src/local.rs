@@ -3,12 +3,15 @@
 //! The windows are batch rows of the block: masks, biases and rotary tables are taken at each window's tokens like those of any
 //! other rows. Rows past the last token are empty. A window without a valid token passes its rows through. A sequence that fits
 //! into one window gives the original block's result.
+//!
+//! The block is written for one window, and pass `windows` makes a Scan of it. All windows run at once with `--inline`, since other engines may
+//! not know Scan, and in blocks with numbers of the whole batch.
 
-use crate::conversion::{Binding, Conversion, Encoder, SideRows};
+use crate::conversion::{Binding, Conversion, Encoder, Form, OneByOne, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::insert::{rewire, to_rows, to_stream};
-use onnx_model::{AttrValue, DataType, Dimension, ValueId};
+use onnx_model::{AttrValue, DataType, Dimension, Graph, ValueId, ValueInfo};
 use std::collections::BTreeMap;
 use token_axes::site::Side;
 use token_axes::{Analysis, Block, BlockAxes};
@@ -59,25 +62,48 @@ pub(crate) fn rewrite(
     );
     let bias = e.op("Where", &[exists, plain, blocked], &[]);
     let bias = spread(&mut e, bias, batch, windows, size);
-    let stream = to_stream(&mut e, axes.order, rows);
-    let side = SideRows {
+    let all = Windows {
+        rows,
         token,
         flat,
         flat_again,
+        batch_rows,
+        bias,
+    };
+    let one_by_one = c.form != Form::Inline && !reads_whole_batch(e.graph, block);
+    let mut slices = Vec::new();
+    let size_dim = Dimension::Param(format!("{prefix}/window"));
+    let taken = match one_by_one {
+        true => all.first(
+            &mut e,
+            &mut slices,
+            encoder.dtype,
+            (&size_dim, axes.channels),
+        ),
+        false => all,
+    };
+    let streams = BTreeMap::from([(Side::Rows, to_stream(&mut e, axes.order, taken.rows))]);
+    let side = SideRows {
+        token: taken.token,
+        flat: taken.flat,
+        flat_again: taken.flat_again,
         count: size,
     };
+    let batch_dim = match one_by_one {
+        true => Dimension::Value(1),
+        false => Dimension::Param(format!("{prefix}/windows")),
+    };
     let binding = Binding {
-        batch: rows_batch,
-        batch_rows: Some(batch_rows),
+        batch: if one_by_one { one } else { rows_batch },
+        batch_rows: Some(taken.batch_rows),
         model_batch: batch,
         tokens,
         sides: BTreeMap::from([(Side::Rows, side)]),
-        batch_dim: Dimension::Param(format!("{prefix}/windows")),
-        rows_dim: Dimension::Param(format!("{prefix}/window")),
+        batch_dim,
+        rows_dim: size_dim,
     };
-    let streams = BTreeMap::from([(Side::Rows, stream)]);
     let y = rewire(
-        c, analysis, index, block, axes, &prefix, &binding, &streams, bias, None,
+        c, analysis, index, block, axes, &prefix, &binding, &streams, taken.bias, None,
     )
     .map_err(|reason| Error::Rewrite {
         block: format!("{index}.{number}"),
@@ -85,6 +111,17 @@ pub(crate) fn rewrite(
     })?;
     let mut e = Emit::new(&mut c.model.graph, opset, format!("{prefix}/join"));
     let mut y = to_rows(&mut e, axes.order, y);
+    if one_by_one {
+        // As if all windows were like the first, until pass `windows`.
+        let repeats = e.target(&[Size::Value(rows_batch), Size::Const(1), Size::Const(1)]);
+        let stack = e.op("Expand", &[y, repeats], &[]);
+        c.windows.push(OneByOne {
+            prefix: prefix.clone(),
+            slices,
+            stack,
+        });
+        y = stack;
+    }
     if window.is_some() {
         let keep = has_valid_token(&mut e, encoder, flat, exists, (windows, size));
         y = e.op("Where", &[keep, y, rows], &[]);
@@ -106,6 +143,57 @@ pub(crate) fn rewrite(
             .set_output(producer, output, Some(block.output));
     }
     Ok(())
+}
+
+/// What a block reads of its windows, one batch row for each.
+struct Windows {
+    rows: ValueId,
+    token: ValueId,
+    flat: ValueId,
+    flat_again: ValueId,
+    batch_rows: ValueId,
+    bias: ValueId,
+}
+
+impl Windows {
+    /// The first window's; each slice is noted.
+    fn first(
+        &self,
+        e: &mut Emit<'_>,
+        slices: &mut Vec<ValueId>,
+        dtype: DataType,
+        (size, channels): (&Dimension, i64),
+    ) -> Windows {
+        let one = Dimension::Value(1);
+        let mut first = |value: ValueId, dtype: DataType, dims: &[&Dimension]| {
+            let (from, to) = (e.ints(&[0]), e.ints(&[1]));
+            let slice = e.slice(value, from, to, 0);
+            let dims = [&one].into_iter().chain(dims.iter().copied());
+            let info = ValueInfo {
+                dtype: Some(dtype),
+                dims: Some(dims.cloned().collect()),
+            };
+            e.graph.set_info(slice, Some(info));
+            slices.push(slice);
+            slice
+        };
+        let token = first(self.token, DataType::Int64, &[size]);
+        Windows {
+            rows: first(self.rows, dtype, &[size, &Dimension::Value(channels)]),
+            token,
+            flat: first(self.flat, DataType::Int64, &[size]),
+            // The only batch row is row 0.
+            flat_again: token,
+            batch_rows: first(self.batch_rows, DataType::Int64, &[]),
+            bias: first(self.bias, DataType::Float, &[size]),
+        }
+    }
+}
+
+/// Whether a block computes with numbers of the whole batch, as dynamic quantisation does.
+fn reads_whole_batch(graph: &Graph, block: &Block) -> bool {
+    let mut operators = block.core.iter().map(|&n| &graph.node(n).op_type);
+    operators.any(|op| op.starts_with("DynamicQuantize"))
 }
 
 /// `min(SEG, n)`

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::planning::Request;
 use crate::{
     attention, blocks, canonical, clean_up, externals, functions, insert, operators, partition,
-    planning, restore, select, shapes, transposes,
+    planning, restore, select, shapes, transposes, windows,
 };
 use onnx_model::{Model, Violation};
 
@@ -79,6 +79,11 @@ pub const PASSES: &[Pass] = &[
         name: "transposes",
         about: "in 16-bit floats, multiply by weights before the batch is moved",
         run: transposes::run,
+    },
+    Pass {
+        name: "windows",
+        about: "run blocks of mode local window by window",
+        run: windows::run,
     },
     Pass {
         name: "operators",

@@ -19,7 +19,7 @@ const FLOATS: u32 = 7;
 const INTS: u32 = 8;
 const STRINGS: u32 = 9;
 pub(crate) const GRAPHS: u32 = 11;
-const TYPE: u32 = 20;
+pub(crate) const TYPE: u32 = 20;
 pub(crate) const REF_NAME: u32 = 21;
 
 /// The kinds of attributes, numbered as in the file format.

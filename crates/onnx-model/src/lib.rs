@@ -14,6 +14,7 @@ pub mod limits;
 mod model;
 mod node;
 mod order;
+mod outline;
 mod read;
 mod rewrite;
 mod save;
