@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cuda;
 use crate::paths::{release, root, target};
 use crate::setup;
 use crate::steps::{run, step};
@@ -32,6 +33,16 @@ pub(crate) fn all() -> Result<()> {
     step("fixtures/ZOO.md", || {
         match zoo::check() {
             Ok(()) => tally.passed += 1,
+            Err(error) => {
+                tally.failed += 1;
+                eprintln!("FAILED: {error:#}");
+            }
+        }
+        Ok(())
+    })?;
+    step("the CUDA kernels for every target", || {
+        match cuda::build() {
+            Ok(_) => tally.passed += 1,
             Err(error) => {
                 tally.failed += 1;
                 eprintln!("FAILED: {error:#}");

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use vcc_cuda_emu::Schedule;
-use vcc_ops::launch::{Launch, Pointer};
+use vcc_ops::launch::{Argument, Launch, Pointer};
 
 /// Data that a buffer can hold.
 pub(crate) trait Plain: Copy {
@@ -140,8 +140,16 @@ impl<'a> Device<'a> {
     }
 
     pub(crate) fn run(&self, launches: Result<Vec<Launch>, vcc_ops::launch::Error>) {
-        self.runner
-            .run(&mut self.buffers.borrow_mut(), &launches.unwrap());
+        let launches = launches.unwrap();
+        let mut buffers = self.buffers.borrow_mut();
+        self.runner.run(&mut buffers, &launches);
+        // What a run had as an output, the next may read.
+        let arguments = launches.iter().flat_map(|launch| &launch.arguments);
+        for argument in arguments {
+            for buffer in buffers.iter_mut() {
+                buffer.filled |= *argument == Argument::Pointer(buffer.pointer());
+            }
+        }
     }
 
     pub(crate) fn read<T: Plain>(&self, pointer: Pointer) -> Vec<T> {

@@ -26,8 +26,6 @@ pub(crate) enum Mode {
     Watch,
     /// AddressSanitizer and UndefinedBehaviorSanitizer.
     Address,
-    /// ThreadSanitizer: every CUDA thread is one of the system's.
-    Threads,
 }
 
 /// Accesses as the source has them: nothing is taken apart or put together.
@@ -43,7 +41,6 @@ impl Mode {
             Self::Plain => "plain",
             Self::Watch => "watch",
             Self::Address => "address",
-            Self::Threads => "threads",
         }
     }
 
@@ -66,11 +63,6 @@ impl Mode {
                 vec![],
                 vec!["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
                 &["fibers.cpp", "runner.cpp"],
-            ),
-            Self::Threads => (
-                vec![],
-                vec!["-fsanitize=thread"],
-                &["threads.cpp", "runner.cpp"],
             ),
         }
     }

@@ -31,11 +31,12 @@ N number() {
 struct Buffer {
   uint64_t address, bytes;
   char* memory;
+  void* allocated;
 };
 
 // Memory at the same distance from a multiple of 256 as there. The sanitizer guards it closely; else nothing else is near.
 Buffer take_buffer() {
-  Buffer buffer = {number<uint64_t>(), number<uint64_t>(), nullptr};
+  Buffer buffer = {number<uint64_t>(), number<uint64_t>(), nullptr, nullptr};
   const bool filled = number<uint8_t>() != 0;
 #ifdef __SANITIZE_ADDRESS__
   const size_t margin = 0;
@@ -43,9 +44,8 @@ Buffer take_buffer() {
   const size_t margin = 4096;
 #endif
   const size_t before = buffer.address % 256 + margin;
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 256, before + buffer.bytes + margin + (margin == 0 && buffer.bytes == 0)) != 0) emu::fail("no memory");
-  buffer.memory = static_cast<char*>(memory) + before;
+  if (posix_memalign(&buffer.allocated, 256, before + buffer.bytes + margin + (margin == 0 && buffer.bytes == 0)) != 0) emu::fail("no memory");
+  buffer.memory = static_cast<char*>(buffer.allocated) + before;
   take(buffer.memory, buffer.bytes);
 #ifdef EMU_WATCH
   emu::watch(buffer.memory, buffer.bytes, filled);
@@ -92,7 +92,10 @@ int main() {
   std::vector<Buffer> buffers(number<uint32_t>());
   for (Buffer& buffer : buffers) buffer = take_buffer();
   for (uint32_t launches = number<uint32_t>(); launches > 0; launches--) run_launch(buffers);
-  for (const Buffer& buffer : buffers) std::fwrite(buffer.memory, 1, buffer.bytes, stdout);
+  for (const Buffer& buffer : buffers) {
+    std::fwrite(buffer.memory, 1, buffer.bytes, stdout);
+    std::free(buffer.allocated);
+  }
 #ifdef EMU_WATCH
   for (const emu::Traffic& launch : emu::traffic()) std::fwrite(&launch, sizeof launch, 1, stdout);
   std::fflush(stdout);
