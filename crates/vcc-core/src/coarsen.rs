@@ -29,8 +29,6 @@ pub fn coarsen<T: Element>(
     let n = x.len() / (batch * channels);
     check_len("x", x.len(), batch * n * channels)?;
     check_indices("item_token", item_token, 0, n)?;
-    state.scale.fill(T::ONE);
-    state.offset.fill(T::ZERO);
 
     let step = task_rows(channels).div_ceil(layout.ladder().coarsest());
     let cuts: Vec<usize> = (0..layout.roots())
@@ -107,7 +105,9 @@ impl<'a, T: Element> Source<'a, T> {
                 }
             }
         }
-        let (value, _, _) = part.segment(level, index);
+        let (value, scale, offset) = part.segment(level, index);
+        scale.fill(T::ONE);
+        offset.fill(T::ZERO);
         if total == 0 {
             value.copy_from_slice(self.row_of(0));
         } else {

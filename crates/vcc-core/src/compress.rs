@@ -3,7 +3,7 @@
 use crate::coarsen::check_state;
 use crate::error::{check_indices, check_len};
 use crate::parallel::{for_each, task_rows};
-use crate::rows::{Map, apply, row};
+use crate::rows::{Path, row};
 use crate::{Dims, Element, Error, Item, Layout, Parallel, State};
 
 /// The three outputs, `r = v + q`.
@@ -85,11 +85,10 @@ pub fn compress<T: Element>(
         tasks.collect(),
         |(batch, first, rows): (usize, usize, &mut [T])| {
             let count = row(item_count, batch, layout.items());
-            let tree = Tree::new(layout, dims, state, batch);
+            let mut tree = Tree::new(layout, dims, state, batch);
             let listed = row_items(layout, row(items, batch, q)).skip(first);
-            let mut maps = Vec::with_capacity(layout.ladder().levels());
             for (item, to) in listed.zip(rows.chunks_exact_mut(channels)) {
-                tree.current(if count[item] < 0 { 0 } else { item }, &mut maps, to);
+                tree.current(if count[item] < 0 { 0 } else { item }, to);
             }
         },
     );
@@ -101,11 +100,15 @@ fn row_items<'a>(layout: &Layout, items: &'a [i64]) -> impl Iterator<Item = usiz
     (0..layout.vips()).chain(items.iter().map(|&item| item as usize))
 }
 
-/// The state of one batch row, to read current values from.
+/// The state of one batch row, to read current values from. Items below the same segment, one after the other, share the composition of
+/// the maps above them.
 pub(crate) struct Tree<'a, T> {
     layout: &'a Layout,
     state: State<'a, T>,
     channels: usize,
+    /// The segment whose path, its own map included, is in `buffer`: its level and its index.
+    parent: Option<(usize, usize)>,
+    buffer: Vec<f32>,
 }
 
 impl<'a, T: Element> Tree<'a, T> {
@@ -120,27 +123,39 @@ impl<'a, T: Element> Tree<'a, T> {
             layout,
             state,
             channels,
+            parent: None,
+            buffer: vec![0.0; 2 * channels],
         }
     }
 
-    /// Writes an item's current value. `maps` is scratch space, so that no row allocates.
-    pub(crate) fn current(&self, item: usize, maps: &mut Vec<Map<'a, T>>, to: &mut [T]) {
-        let (layout, ladder) = (self.layout, self.layout.ladder());
+    /// Writes an item's current value.
+    pub(crate) fn current(&mut self, item: usize, to: &mut [T]) {
+        let (layout, sizes) = (self.layout, self.layout.ladder().sizes());
         // The first context slot the item covers, and its level; VIP slots have no ancestors.
         let (slot, level) = match layout.item(item as i64) {
-            Some(Item::Segment { level, index }) => (index * ladder.sizes()[level], level),
+            Some(Item::Segment { level, index }) => (index * sizes[level], level),
             Some(Item::Slot(slot)) if slot >= layout.vips() => {
-                (slot - layout.vips(), ladder.levels())
+                (slot - layout.vips(), layout.ladder().levels())
             }
             _ => (0, 0),
         };
-        maps.clear();
-        maps.extend(layout.ancestors(slot, level).map(|at| {
-            (
-                row(self.state.scale, at, self.channels),
-                row(self.state.offset, at, self.channels),
-            )
-        }));
-        apply(row(self.state.value, item, self.channels), maps, to);
+        let value = row(self.state.value, item, self.channels);
+        let Some(above) = level.checked_sub(1) else {
+            to.copy_from_slice(value);
+            return;
+        };
+        let parent = (above, slot / sizes[above]);
+        let mut path = Path::new(&mut self.buffer);
+        if self.parent != Some(parent) {
+            path.set_identity();
+            for at in layout.ancestors(slot, level) {
+                path.then((
+                    row(self.state.scale, at, self.channels),
+                    row(self.state.offset, at, self.channels),
+                ));
+            }
+            self.parent = Some(parent);
+        }
+        path.apply(value, to);
     }
 }

@@ -78,7 +78,7 @@ pub fn decompress<T: Element>(
         };
         let mut paths = vec![0.0; 2 * layout.ladder().levels() * channels];
         let (own, below) = paths.split_at_mut(2 * channels);
-        let mut path = path_of(own);
+        let mut path = Path::new(own);
         path.set_identity();
         for root in part.roots.clone() {
             walk.node(&mut part, 0, root, &path, below);
@@ -156,11 +156,6 @@ fn cuts(layout: &Layout, listed: &[Listed], rows: usize) -> Vec<usize> {
     cuts
 }
 
-fn path_of(buffer: &mut [f32]) -> Path<'_> {
-    let (scale, offset) = buffer.split_at_mut(buffer.len() / 2);
-    Path { scale, offset }
-}
-
 /// The inputs of one batch row and what is left of its list.
 struct Walk<'a, T> {
     layout: &'a Layout,
@@ -230,7 +225,7 @@ impl<T: Element> Walk<'_, T> {
                 .for_each(|slot| self.node(part, levels, slot, path, buffers));
         } else {
             let (own, below) = buffers.split_at_mut(2 * self.channels);
-            let mut inner = path_of(own);
+            let mut inner = Path::new(own);
             let (_, scale, offset) = part.segment(level, index);
             inner.compose(path, (&*scale, &*offset));
             children

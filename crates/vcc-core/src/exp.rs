@@ -6,7 +6,7 @@ const LOWEST: f32 = -87.0;
 const ROUND: f32 = 12_582_912.0;
 
 /// `exp(x)` for `x <= 0`, to about 1e-7 relative. NaN gives an unspecified number.
-#[inline]
+#[inline(always)]
 pub(crate) fn exp_nonpositive(x: f32) -> f32 {
     let clamped = if x > LOWEST { x } else { LOWEST };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;

@@ -44,13 +44,12 @@ pub fn expand<T: Element>(
         parallel,
         tasks.collect(),
         |(batch, first, rows): (usize, usize, &mut [T])| {
-            let tree = Tree::new(layout, dims, state, batch);
-            let mut maps = Vec::with_capacity(layout.ladder().levels());
+            let mut tree = Tree::new(layout, dims, state, batch);
             for (&slot, to) in row(token_slot, batch, n)[first..]
                 .iter()
                 .zip(rows.chunks_exact_mut(channels))
             {
-                tree.current(slot as usize, &mut maps, to);
+                tree.current(slot as usize, to);
             }
         },
     );

@@ -1,9 +1,11 @@
 //! Arithmetic on rows of channels, in f32, one pass over memory.
+//!
+//! The loops are compiled twice, for every x86-64 processor and for those with AVX2; which one runs is decided when it is called. Both give the
+//! same bits: no multiplication and addition is fused, and no sum is reordered.
+
+use multiversion::multiversion;
 
 use crate::Element;
-
-/// Channels handled at a time: the accumulators stay in the first-level cache and every loop has a long fixed trip count.
-const PIECE: usize = 64;
 
 /// `rows` of a dense tensor of rows of `channels` elements.
 #[inline]
@@ -17,58 +19,25 @@ pub(crate) fn row_mut<T>(tensor: &mut [T], index: usize, channels: usize) -> &mu
     &mut tensor[index * channels..(index + 1) * channels]
 }
 
-/// Cuts `0..channels` into pieces.
-fn pieces(channels: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..channels)
-        .step_by(PIECE)
-        .map(move |start| start..(start + PIECE).min(channels))
-}
-
 /// A map `x -> scale * x + offset` per channel, as it is stored.
 pub(crate) type Map<'a, T> = (&'a [T], &'a [T]);
 
-/// `to = maps applied to from`, the first map first.
-pub(crate) fn apply<T: Element>(from: &[T], maps: &[Map<'_, T>], to: &mut [T]) {
-    if maps.is_empty() {
-        to.copy_from_slice(from);
-        return;
-    }
-    let (mut x, mut s, mut o) = ([0f32; PIECE], [0f32; PIECE], [0f32; PIECE]);
-    for piece in pieces(from.len()) {
-        let len = piece.len();
-        T::widen(&from[piece.clone()], &mut x[..len]);
-        for (scale, offset) in maps {
-            T::widen(&scale[piece.clone()], &mut s[..len]);
-            T::widen(&offset[piece.clone()], &mut o[..len]);
-            for i in 0..PIECE {
-                x[i] = s[i] * x[i] + o[i];
-            }
-        }
-        T::narrow(&x[..len], &mut to[piece]);
-    }
-}
-
 /// `sum += weight * from`, or `sum = weight * from` for the first row.
+#[multiversion(targets("x86_64+avx2"))]
 pub(crate) fn add<T: Element>(from: &[T], weight: f32, first: bool, sum: &mut [f32]) {
-    let mut x = [0f32; PIECE];
-    for piece in pieces(from.len()) {
-        let len = piece.len();
-        T::widen(&from[piece.clone()], &mut x[..len]);
-        for (sum, x) in sum[piece].iter_mut().zip(&x[..len]) {
-            *sum = if first { weight * x } else { *sum + weight * x };
-        }
+    let pairs = sum.iter_mut().zip(from);
+    if first {
+        pairs.for_each(|(sum, x)| *sum = weight * x.widen());
+    } else {
+        pairs.for_each(|(sum, x)| *sum += weight * x.widen());
     }
 }
 
 /// `to = sum / total`.
+#[multiversion(targets("x86_64+avx2"))]
 pub(crate) fn store_mean<T: Element>(sum: &[f32], total: f32, to: &mut [T]) {
-    let mut x = [0f32; PIECE];
-    for piece in pieces(to.len()) {
-        let len = piece.len();
-        for (x, sum) in x[..len].iter_mut().zip(&sum[piece.clone()]) {
-            *x = sum / total;
-        }
-        T::narrow(&x[..len], &mut to[piece]);
+    for (to, sum) in to.iter_mut().zip(sum) {
+        *to = T::narrow(sum / total);
     }
 }
 
@@ -78,7 +47,13 @@ pub(crate) struct Path<'a> {
     pub(crate) offset: &'a mut [f32],
 }
 
-impl Path<'_> {
+impl<'a> Path<'a> {
+    /// A path whose scale is in the first half of `buffer` and whose offset is in the second.
+    pub(crate) fn new(buffer: &'a mut [f32]) -> Self {
+        let (scale, offset) = buffer.split_at_mut(buffer.len() / 2);
+        Self { scale, offset }
+    }
+
     /// The map that changes nothing.
     pub(crate) fn set_identity(&mut self) {
         self.scale.fill(1.0);
@@ -87,29 +62,57 @@ impl Path<'_> {
 
     /// `self = above after map`: first the map, then the path above it.
     pub(crate) fn compose<T: Element>(&mut self, above: &Path<'_>, map: Map<'_, T>) {
-        let (mut s, mut o) = ([0f32; PIECE], [0f32; PIECE]);
-        for piece in pieces(map.0.len()) {
-            let len = piece.len();
-            T::widen(&map.0[piece.clone()], &mut s[..len]);
-            T::widen(&map.1[piece.clone()], &mut o[..len]);
-            let above = above.scale[piece.clone()]
-                .iter()
-                .zip(&above.offset[piece.clone()]);
-            let own = self.scale[piece.clone()]
-                .iter_mut()
-                .zip(&mut self.offset[piece]);
-            for (((own_s, own_o), (above_s, above_o)), (s, o)) in
-                own.zip(above).zip(s.iter().zip(&o))
-            {
-                *own_s = above_s * s;
-                *own_o = above_s * o + above_o;
-            }
-        }
+        compose(self.scale, self.offset, above.scale, above.offset, map);
+    }
+
+    /// `self = map after self`.
+    pub(crate) fn then<T: Element>(&mut self, map: Map<'_, T>) {
+        then(self.scale, self.offset, map);
+    }
+
+    /// `to = self applied to from`.
+    pub(crate) fn apply<T: Element>(&self, from: &[T], to: &mut [T]) {
+        apply(self.scale, self.offset, from, to);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn compose<T: Element>(
+    own_scale: &mut [f32],
+    own_offset: &mut [f32],
+    above_scale: &[f32],
+    above_offset: &[f32],
+    (scale, offset): Map<'_, T>,
+) {
+    let above = above_scale.iter().zip(above_offset);
+    let own = own_scale.iter_mut().zip(own_offset);
+    for (((own_s, own_o), (above_s, above_o)), (s, o)) in
+        own.zip(above).zip(scale.iter().zip(offset))
+    {
+        *own_s = above_s * s.widen();
+        *own_o = above_s * o.widen() + above_o;
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn then<T: Element>(own_scale: &mut [f32], own_offset: &mut [f32], (scale, offset): Map<'_, T>) {
+    let own = own_scale.iter_mut().zip(own_offset);
+    for ((own_s, own_o), (s, o)) in own.zip(scale.iter().zip(offset)) {
+        *own_s *= s.widen();
+        *own_o = s.widen() * *own_o + o.widen();
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn apply<T: Element>(scale: &[f32], offset: &[f32], from: &[T], to: &mut [T]) {
+    for ((to, x), (s, o)) in to.iter_mut().zip(from).zip(scale.iter().zip(offset)) {
+        *to = T::narrow(s * x.widen() + o);
     }
 }
 
 /// What a listed segment goes through: its current value `x` becomes `gain * x + update`, and the map pending below it `gain` times
 /// the old path plus `update`.
+#[multiversion(targets("x86_64+avx2"))]
 pub(crate) fn update_segment<T: Element>(
     path: &Path<'_>,
     gain: &[T],
@@ -118,24 +121,16 @@ pub(crate) fn update_segment<T: Element>(
     scale: &mut [T],
     offset: &mut [T],
 ) {
-    let zero = [0f32; PIECE];
-    let (mut x, mut s, mut o, mut g, mut u) = (zero, zero, zero, zero, zero);
-    for piece in pieces(value.len()) {
-        let len = piece.len();
-        T::widen(&value[piece.clone()], &mut x[..len]);
-        T::widen(&scale[piece.clone()], &mut s[..len]);
-        T::widen(&offset[piece.clone()], &mut o[..len]);
-        T::widen(&gain[piece.clone()], &mut g[..len]);
-        T::widen(&update[piece.clone()], &mut u[..len]);
-        let (above_s, above_o) = (&path.scale[piece.clone()], &path.offset[piece.clone()]);
-        for i in 0..len {
-            let (a, b) = (above_s[i], above_o[i]);
-            x[i] = g[i] * (a * x[i] + b) + u[i];
-            o[i] = g[i] * (a * o[i] + b) + u[i];
-            s[i] = g[i] * (a * s[i]);
-        }
-        T::narrow(&x[..len], &mut value[piece.clone()]);
-        T::narrow(&s[..len], &mut scale[piece.clone()]);
-        T::narrow(&o[..len], &mut offset[piece]);
+    // All of one length, so that the loop below needs no checks and becomes SIMD code.
+    let len = value.len();
+    let (above_s, above_o) = (&path.scale[..len], &path.offset[..len]);
+    let (gain, update) = (&gain[..len], &update[..len]);
+    let (scale, offset) = (&mut scale[..len], &mut offset[..len]);
+    for i in 0..len {
+        let (a, b) = (above_s[i], above_o[i]);
+        let (g, u) = (gain[i].widen(), update[i].widen());
+        value[i] = T::narrow(g * (a * value[i].widen() + b) + u);
+        offset[i] = T::narrow(g * (a * offset[i].widen() + b) + u);
+        scale[i] = T::narrow(g * (a * scale[i].widen()));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The reduction has a fixed shape: probabilities are summed over the VIP slots of a head in order, then over heads in order.
 
+use multiversion::multiversion;
+
 use crate::error::check_len;
 use crate::exp::exp_nonpositive;
 use crate::parallel::for_each;
@@ -118,7 +120,7 @@ pub fn select<S: Element>(
                 .iter()
                 .map(|&id| count[id as usize] > 0)
                 .collect();
-            let mut x = vec![0f32; c];
+            let mut x = vec![0f32; c.next_multiple_of(LANES)];
             let voting = scores.chunks_exact(c).zip(row(vote, batch, layout.vips()));
             for (scores, _) in voting.filter(|(_, vote)| **vote) {
                 add_probabilities(scores, &eligible, &mut x, sum);
@@ -167,27 +169,32 @@ const LANES: usize = 16;
 
 /// Adds the softmax of a row over the eligible candidates. A row that has none (a NaN, +inf or nothing but -inf among them) adds NaN, as
 /// the formula does.
+#[multiversion(targets("x86_64+avx2"))]
 fn add_probabilities<S: Element>(scores: &[S], eligible: &[bool], x: &mut [f32], sum: &mut [f32]) {
-    S::widen(scores, x);
-    let (mut highest, mut nan) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
-    for (piece, eligible) in x.chunks_mut(LANES).zip(eligible.chunks(LANES)) {
-        for (lane, (x, &eligible)) in piece.iter_mut().zip(eligible).enumerate() {
-            *x = if eligible { *x } else { f32::NEG_INFINITY };
-            nan[lane] |= x.is_nan();
-            highest[lane] = if *x > highest[lane] {
-                *x
-            } else {
-                highest[lane]
-            };
+    for (x, (score, &eligible)) in x.iter_mut().zip(scores.iter().zip(eligible)) {
+        *x = if eligible {
+            score.widen()
+        } else {
+            f32::NEG_INFINITY
+        };
+    }
+    // Whole pieces: what lies past the last candidate weighs nothing.
+    x[scores.len()..].fill(f32::NEG_INFINITY);
+    let (pieces, _) = x.as_chunks_mut::<LANES>();
+    let (mut highest, mut nan) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
+    for piece in &*pieces {
+        for (lane, &x) in piece.iter().enumerate() {
+            nan[lane] |= u32::from(x.is_nan());
+            highest[lane] = if x > highest[lane] { x } else { highest[lane] };
         }
     }
     let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if highest.is_infinite() || nan.contains(&true) {
+    if highest.is_infinite() || nan.contains(&1) {
         sum.fill(f32::NAN);
         return;
     }
     let mut total = [0f32; LANES];
-    for piece in x.chunks_mut(LANES) {
+    for piece in pieces {
         for (x, total) in piece.iter_mut().zip(&mut total) {
             *x = exp_nonpositive(*x - highest);
             *total += *x;
