@@ -30,16 +30,11 @@ impl Number for half::bf16 {
 }
 
 pub(crate) fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
-    let singles: Vec<f32> = values.iter().map(|&x| x as f32).collect();
-    let mut out = vec![T::ZERO; values.len()];
-    T::narrow(&singles, &mut out);
-    out
+    values.iter().map(|&x| T::narrow(x as f32)).collect()
 }
 
 pub(crate) fn f64s<T: Element>(values: &[T]) -> Vec<f64> {
-    let mut out = vec![0f32; values.len()];
-    T::widen(values, &mut out);
-    out.into_iter().map(f64::from).collect()
+    values.iter().map(|x| f64::from(x.widen())).collect()
 }
 
 fn rows_of(flat: &[f64], channels: usize) -> Rows {
