@@ -340,16 +340,30 @@ impl<T: Element> Kernels<T> {
         parallel: Parallel<'_>,
         compare: bool,
     ) -> Option<Vec<i64>> {
+        let scores = |level: usize, candidates: &[i64]| {
+            let seed = case.seed.wrapping_add((round * 100 + level) as u64 + 5000);
+            let len = case.heads * self.layout.vips() * candidates.len();
+            let scores = random(seed, len, 4.0);
+            scores.into_iter().map(|x| x as f32).collect()
+        };
+        self.choose_by(case, trees, parallel, compare, &scores)
+    }
+
+    /// Selects level by level with the scores `[B,H,v,C]` that `scores` gives for a level and its candidates.
+    pub(crate) fn choose_by(
+        &self,
+        case: &Case,
+        trees: &[Tree],
+        parallel: Parallel<'_>,
+        compare: bool,
+        scores: &dyn Fn(usize, &[i64]) -> Vec<f32>,
+    ) -> Option<Vec<i64>> {
         let (batch, v) = (self.dims.batch, self.layout.vips());
         let mut lists: Vec<Vec<i64>> = vec![vec![]; batch];
         let mut candidates: Vec<i64> = self.roots.clone();
         for level in 0..self.layout.ladder().levels() {
             let c = candidates.len() / batch;
-            let seed = case.seed.wrapping_add((round * 100 + level) as u64 + 5000);
-            let scores: Vec<f32> = random(seed, batch * case.heads * v * c, 4.0)
-                .iter()
-                .map(|&x| x as f32)
-                .collect();
+            let scores = scores(level, &candidates);
             let refine = vcc_core::refined(case.budgets[level % case.budgets.len()], c);
             let fan = self.layout.ladder().children(level);
             let (mut children, mut rest) = (
