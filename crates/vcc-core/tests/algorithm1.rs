@@ -150,7 +150,10 @@ impl Paper<'_> {
                 }
             }
             list.extend(order[h..].iter().map(|&at| candidates[at].clone()));
-            candidates = order[..h]
+            // In the order of their slots: where scores are equal, the earlier one is refined.
+            let mut refined = order[..h].to_vec();
+            refined.sort_unstable();
+            candidates = refined
                 .iter()
                 .flat_map(|&at| cut(candidates[at].clone(), pair[1]))
                 .collect();
