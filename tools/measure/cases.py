@@ -95,8 +95,8 @@ CASES = {
         heading="T5-base encoder, 4096 tokens",
     ),
     # The numbers refined share out r <= 2500 at 16K and r <= 4096 beyond.
-    "ladder-16k": long_case(16384, 5, 113, 200),
-    "ladder-64k": long_case(65536, 3, 182, 250),
+    "ladder-16k": long_case(16384, 5, 92, 150),
+    "ladder-64k": long_case(65536, 3, 124, 180),
     "ladder-128k": long_case(131072, 3, 105, 180),
     "length": Case(
         "long",

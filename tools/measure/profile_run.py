@@ -38,27 +38,44 @@ def profile(job, folder):
     return onnx.load(folder / "optimised.onnx").graph, events[first:], feeds
 
 
+def with_bodies(graph):
+    """The graph and the bodies of its Scans, whose nodes have an event for each turn."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from with_bodies(attribute.g)
+
+
 class Pieces:
     """Cuts an optimised graph into its attentions and its other products."""
 
     def __init__(self, graph, events, feeds):
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.producer = {value: node for node in graph.node for value in node.output if value}
+        graphs = list(with_bodies(graph))
+        self.nodes = [node for g in graphs for node in g.node]
+        self.constants = {tensor.name: tensor for g in graphs for tensor in g.initializer}
+        self.producer = {value: node for node in self.nodes for value in node.output if value}
         self.readers = defaultdict(list)
-        for node in graph.node:
+        for node in self.nodes:
             for value in node.input:
                 self.readers[value].append(node)
-        self.nodes = graph.node
-        seen = {e["name"].removesuffix("_kernel_time"): e["args"]["output_type_shape"] for e in events}
+        seen = {e["name"].removesuffix("_kernel_time"): e["args"] for e in events}
+        calls = Counter(e["name"].removesuffix("_kernel_time") for e in events)
+        self.calls = {name: count // RUNS for name, count in calls.items()}
         self.values = {name: ("int64", list(array.shape)) for name, array in feeds.items()}
-        self.missed = []
-        for node in graph.node:
-            if node.name not in seen:
-                self.missed.append(node.name)
-                continue
-            for value, typed in zip([v for v in node.output if v], seen[node.name]):
-                ((kind, shape),) = typed.items()
-                self.values[value] = (kind, shape)
+        self.missed = [node.name for node in self.nodes if node.name not in seen]
+        # The optimiser's names are unique in one graph only: what a product reads is told by its own event, after all others.
+        known = [node for node in self.nodes if node.name in seen]
+        for node in known:
+            self.note(node.output, seen[node.name]["output_type_shape"])
+        for node in known:
+            if node.op_type in (*PRODUCTS, *FUSED):
+                self.note(node.input, seen[node.name]["input_type_shape"])
+
+    def note(self, values, typed):
+        for value, entry in zip([v for v in values if v], typed):
+            ((kind, shape),) = entry.items()
+            self.values[value] = (kind, shape)
 
     def shape(self, value):
         return list(self.constants[value].dims) if value in self.constants else self.values[value][1]
@@ -124,6 +141,8 @@ def main():
     seconds = Counter()
     calls = Counter()
     for event in events:
+        if event["args"]["op_name"] == "Scan":
+            continue  # the time of the nodes in its body
         seconds[event["args"]["op_name"]] += event["dur"] * 1e-6 / RUNS
         calls[event["args"]["op_name"]] += 1
     pieces = Pieces(graph, events, feeds)
@@ -132,7 +151,7 @@ def main():
         if any(node.name in pieces.missed for node in chain):
             continue
         key, model = pieces.model(chain, opsets)
-        counts[key] += 1
+        counts[key] += pieces.calls[chain[0].name]
         if key not in files:
             files[key] = str(folder / f"piece{len(files)}.onnx")
             onnx.save(model, files[key])

@@ -8,6 +8,7 @@ def options(threads, library=None, optimise=True):
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
+    settings.enable_mem_pattern = False  # as README advises: a block of memory for all values comes on top of what the first run took
     if not optimise:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if library:

@@ -274,7 +274,8 @@ impl Compared {
                 let tolerance = match precision {
                     // All scores of a row of padding stand behind the mask's number and are rounded like it.
                     Precision::Single if error > 1e-5 && *padding == Padding::EmptyRow => {
-                        sensitivity(name, &original, &runs, -23, precision.optimization()).max(1e-5)
+                        let runs = [(&inputs, &b)];
+                        sensitivity(name, &inline, &runs, -23, precision.optimization()).max(1e-5)
                     }
                     Precision::Single => 1e-5,
                     Precision::Half => precision.limit(name, &original, &runs).max(2e-3),

@@ -1,7 +1,7 @@
 //! How far two correct runs of a model may be apart: as far as the original's own runs are when its weights change by next to nothing.
 //!
-//! - *float32*: 1e-4. In a batch row of padding only, forms may be apart by what the original changes when each weight moves in its last bit: behind
-//!   a mask of -10000 scores are rounded to 1/1024.
+//! - *float32*: 1e-4. In a batch row of padding only, forms may be apart by what the inlined one changes when each weight moves in its last bit:
+//!   behind a mask of -10000 scores are rounded to 1/1024.
 //! - *float16*: every operator rounds to 11 bits, so whoever adds the same numbers in another order gets another last bit. The limit is what
 //!   the original's outputs change by when each weight moves by at most one step of float16.
 //! - *quantised*: a value next to the border of two steps of 1/255 goes to either, whatever the reason of its last bit. Most runs have no such value
