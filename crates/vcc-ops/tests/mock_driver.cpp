@@ -43,6 +43,13 @@ int setting(const char* name, int otherwise) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+EXPORT int cuInit(unsigned) { return setting("VCC_MOCK_INIT", success); }
+
+EXPORT int cuDeviceGetCount(int* count) {
+  *count = 1;
+  return success;
+}
+
 EXPORT int cuDriverGetVersion(int* version) {
   *version = setting("VCC_MOCK_VERSION", 13000);
   return success;
@@ -51,6 +58,7 @@ EXPORT int cuDriverGetVersion(int* version) {
 EXPORT int cuGetErrorName(int code, const char** name) {
   switch (code) {
     case invalid_value: *name = "CUDA_ERROR_INVALID_VALUE"; return success;
+    case 100: *name = "CUDA_ERROR_NO_DEVICE"; return success;
     case invalid_image: *name = "CUDA_ERROR_INVALID_IMAGE"; return success;
     case invalid_context: *name = "CUDA_ERROR_INVALID_CONTEXT"; return success;
     case 222: *name = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"; return success;

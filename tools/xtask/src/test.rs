@@ -50,6 +50,9 @@ pub(crate) fn all() -> Result<()> {
         }
         Ok(())
     })?;
+    // From here on the library has what kernels there are.
+    let cpu_library = build_cpu_library()?;
+    build_library()?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         step(&format!("the operator library in {host}"), || {
             script(&mut tally, host, &["crates/vcc-ops/tests/host.py"])
@@ -70,16 +73,21 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &options)
         })?;
     }
-    step("the CUDA operators with a stand-in for the driver", || {
-        let options = ["--vip", "first:2", "--ladder", "8,2,1", "--refine", "3,4"];
-        let folder = converted_models("cuda-models", &ON_CUDA, &options)?;
-        let (library, mock) = (library(), mock_driver()?);
-        let mut options = vec!["crates/vcc-ops/tests/cuda_mock.py"];
-        for path in [&library, &mock, &folder] {
-            options.push(path.to_str().context("the target's path is not UTF-8")?);
-        }
-        script(&mut tally, "py", &options)
+    let (operators, mock) = (library(), mock_driver()?);
+    let options = ["--vip", "first:2", "--ladder", "8,2,1", "--refine", "3,4"];
+    let folder = step("converting models for CUDA", || {
+        converted_models("cuda-models", &ON_CUDA, &options)
     })?;
+    step("the CUDA operators with a stand-in for the driver", || {
+        let paths = [&operators, &mock, &folder];
+        script_on(&mut tally, "py", "crates/vcc-ops/tests/cuda_mock.py", paths)
+    })?;
+    for host in std::iter::once("py").chain(setup::HOSTS) {
+        step(&format!("operators for CPU and CUDA in {host}"), || {
+            let paths = [&operators, &cpu_library, &mock, &folder];
+            script_on(&mut tally, host, "crates/vcc-ops/tests/drivers.py", paths)
+        })?;
+    }
     for (what, name) in [
         ("unusual forms of encoders", "forms.py"),
         ("quantised and fused forms of encoders", "fused_forms.py"),
@@ -121,6 +129,19 @@ pub(crate) fn build_library() -> Result<()> {
     })
 }
 
+/// The operator library without CUDA kernels, whether there are any or not.
+fn build_cpu_library() -> Result<PathBuf> {
+    let kept = target().join("libvcc_ops_cpu.so");
+    step("building the operator library without CUDA", || {
+        run(cargo()
+            .env("VCC_CUDA_FATBIN", "")
+            .args(["build", "--release", "-p", "vcc-ops"]))?;
+        std::fs::copy(library(), &kept)?;
+        Ok(())
+    })?;
+    Ok(kept)
+}
+
 /// Models of different forms that are converted at full budget and run in every host beside their originals.
 const ON_HOSTS: [&str; 13] = [
     "albert__ts17_sdpa",
@@ -138,12 +159,12 @@ const ON_HOSTS: [&str; 13] = [
     "vit__ts17_sdpa",
 ];
 
-/// Models that are converted at a small budget and run with the emulated CUDA operators beside the CPU operators.
+/// Models that are converted at a small budget and run with the emulated CUDA operators, or with both variants, beside the CPU operators.
 const ON_CUDA: [&str; 4] = [
     "bert__fp16_ts17_sdpa",
     "bert__ts17_sdpa",
     "roberta__ts17_sdpa",
-    "t5_encoder__dyn18_eager",
+    "t5_encoder__ts17_eager",
 ];
 
 /// Puts each of the models, original and converted, into a folder of the target's.
@@ -251,6 +272,20 @@ impl Tally {
             }
         }
     }
+}
+
+/// Runs a Python test that takes paths only.
+fn script_on<const N: usize>(
+    tally: &mut Tally,
+    environment: &str,
+    name: &str,
+    paths: [&PathBuf; N],
+) -> Result<()> {
+    let mut arguments = vec![name];
+    for path in paths {
+        arguments.push(path.to_str().context("the target's path is not UTF-8")?);
+    }
+    script(tally, environment, &arguments)
 }
 
 /// Runs a Python test in an environment that setup made.

@@ -1,6 +1,9 @@
 //! NVIDIA's driver, opened at run time: the library never links CUDA.
 //!
 //! Functions and types are those of the driver API (`cuda.h`); all have been in it since CUDA 12.0.
+//!
+//! Invariant: opening it, asking for its version and loading kernels into a context that is there initialises nothing. A driver that was
+//! initialised cannot be used by processes that are forked later, so that is for the host to decide; only `devices` does it.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -38,20 +41,18 @@ macro_rules! driver {
         /// The functions that are used, and the library that holds them.
         pub(crate) struct Driver {
             $($field: unsafe extern "system" fn($($argument),*) -> Code,)*
+            /// The newest CUDA that it serves: 13000 is 13.0.
+            pub(super) version: c_int,
             _library: Library,
         }
 
         impl Driver {
-            /// Opens a driver library.
-            pub(crate) fn open(path: &OsStr) -> Result<Self> {
-                let failed = |error: libloading::Error| {
-                    Failure::new(format!("{} cannot be used: {error}", path.display()))
-                };
-                // SAFETY: the driver's initialisers may run at any time; a library that is named for tests is trusted as well.
-                let library = unsafe { Library::new(path) }.map_err(failed)?;
+            /// Of a library that serves CUDA 12.0 or newer.
+            pub(super) fn new(library: Library, version: c_int) -> Result<Self> {
                 Ok(Self {
                     // SAFETY: the driver API's signatures, which never change under one name.
-                    $($field: *unsafe { library.get($symbol) }.map_err(failed)?,)*
+                    $($field: *unsafe { library.get($symbol) }.map_err(missing)?,)*
+                    version,
                     _library: library,
                 })
             }
@@ -59,8 +60,35 @@ macro_rules! driver {
     };
 }
 
+/// Opens a driver library.
+pub(super) fn open(path: &OsStr) -> Result<Library> {
+    // SAFETY: the driver's initialisers may run at any time; a library that is named for tests is trusted as well.
+    unsafe { Library::new(path) }
+        .map_err(|error| Failure::new(format!("{} cannot be used: {error}", path.display())))
+}
+
+/// The newest CUDA that a driver library serves, however old it is.
+pub(super) fn version(library: &Library) -> Result<c_int> {
+    type GetVersion = unsafe extern "system" fn(*mut c_int) -> Code;
+    // SAFETY: the driver API's signature.
+    let get = unsafe { library.get::<GetVersion>(b"cuDriverGetVersion\0") }.map_err(missing)?;
+    let mut version = 0;
+    // SAFETY: writes a number; needs no device.
+    match unsafe { get(&mut version) } {
+        0 => Ok(version),
+        code => Err(Failure::new(format!(
+            "the driver does not say its version: error {code}"
+        ))),
+    }
+}
+
+fn missing(error: libloading::Error) -> Failure {
+    Failure::new(format!("the driver lacks a function: {error}"))
+}
+
 driver! {
-    driver_get_version = b"cuDriverGetVersion\0": fn(*mut c_int);
+    init = b"cuInit\0": fn(c_uint);
+    device_get_count = b"cuDeviceGetCount\0": fn(*mut c_int);
     get_error_name = b"cuGetErrorName\0": fn(Code, *mut *const c_char);
     ctx_get_id = b"cuCtxGetId\0": fn(*mut c_void, *mut u64);
     module_load_data = b"cuModuleLoadData\0": fn(*mut *mut c_void, *const c_void);
@@ -92,13 +120,16 @@ impl Driver {
         Err(Failure::new(format!("{}: {name} ({code})", what())))
     }
 
-    /// The newest CUDA that the driver serves: 13000 is 13.0.
-    pub(crate) fn version(&self) -> Result<c_int> {
-        let mut version = 0;
-        // SAFETY: writes a number; needs no context.
-        let code = unsafe { (self.driver_get_version)(&mut version) };
-        self.check(code, || "cuDriverGetVersion".into())?;
-        Ok(version)
+    /// Initialises the driver and counts the devices.
+    pub(super) fn devices(&self) -> Result<c_int> {
+        let mut count = 0;
+        // SAFETY: takes flags, of which there are none.
+        let code = unsafe { (self.init)(0) };
+        self.check(code, || "the driver does not start".into())?;
+        // SAFETY: writes a number.
+        let code = unsafe { (self.device_get_count)(&mut count) };
+        self.check(code, || "the devices cannot be counted".into())?;
+        Ok(count)
     }
 
     /// The number of the calling thread's context. No two contexts of a process ever have the same.
@@ -116,10 +147,9 @@ impl Driver {
         // SAFETY: the image says its own length, as the compiler wrote it.
         let code = unsafe { (self.module_load_data)(&mut module, image.as_ptr().cast()) };
         self.check(code, || {
-            let version = self.version().unwrap_or(0);
             format!(
                 "the CUDA kernels cannot be loaded (the driver is of CUDA {})",
-                dotted(version)
+                dotted(self.version)
             )
         })?;
         Ok(Handle(module))

@@ -20,7 +20,7 @@ use driver::Driver;
 pub(crate) use driver::Handle;
 pub(crate) use kernels::{Kernels, Queue};
 
-use crate::host::Host;
+use crate::host::{Failure, Host};
 
 /// The oldest driver that loads what nvcc 13 makes, as `cuDriverGetVersion` counts.
 const OLDEST: i32 = 13_000;
@@ -103,32 +103,38 @@ impl Cuda {
     }
 }
 
-/// Opens a driver library. One that is named must be there.
+/// Opens a driver library. One that is named must be there; that there is none on a machine without a GPU is as it should be.
 fn open(path: &OsStr, named: bool) -> Result<Driver, Absent> {
-    let absent = |reason, warn| Absent { reason, warn };
-    let driver = Driver::open(path).map_err(|failure| absent(failure.into_message(), named))?;
-    match driver.version() {
-        Ok(version) if version >= OLDEST => Ok(driver),
-        Ok(version) => Err(absent(
-            format!(
-                "the driver is of CUDA {}; they need CUDA {} (driver 580) or newer",
-                driver::dotted(version),
-                driver::dotted(OLDEST)
-            ),
-            true,
-        )),
-        Err(failure) => Err(absent(failure.into_message(), true)),
+    let absent = |warn| {
+        move |failure: Failure| Absent {
+            reason: failure.into_message(),
+            warn,
+        }
+    };
+    let library = driver::open(path).map_err(absent(named))?;
+    let version = driver::version(&library).map_err(absent(true))?;
+    if version < OLDEST {
+        return Err(absent(true)(Failure::new(format!(
+            "the driver is of CUDA {}; they need CUDA {} (driver 580) or newer",
+            driver::dotted(version),
+            driver::dotted(OLDEST)
+        ))));
     }
+    Driver::new(library, version).map_err(absent(true))
 }
 
-/// What the library can do with CUDA here, in words; the text is static.
+/// What the library can do with CUDA here, in words; the text is static. Asking initialises the driver.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn VccCudaStatus() -> *const c_char {
     static STATUS: OnceLock<CString> = OnceLock::new();
     let status = || match Cuda::get() {
         Ok(cuda) => {
-            let version = cuda.driver.version().map_or(0, |version| version);
-            format!("CUDA kernels, driver of CUDA {}", driver::dotted(version))
+            let devices = match cuda.driver.devices() {
+                Ok(count) => format!("devices: {count}"),
+                Err(failure) => format!("no device: {}", failure.into_message()),
+            };
+            let version = driver::dotted(cuda.driver.version);
+            format!("CUDA kernels, driver of CUDA {version}, {devices}")
         }
         Err(absent) => format!("no CUDA kernels: {}", absent.reason),
     };
