@@ -7,12 +7,13 @@
 //! Runtime's fused kernel, which a bias input turns off, does the work (docs/decisions.md has the times). Scales go to the queries first: the
 //! bias must not be scaled.
 //!
-//! Only float32: ONNX Runtime's CPU kernel knows no other. With `--inline` attentions stay as they are, in operators of ONNX.
+//! Only float32, and float16 for CUDA: ONNX Runtime's CPU kernel knows no other. With `--inline` attentions stay as they are, in operators of ONNX.
 
 use crate::canonical::TakenApart;
 use crate::conversion::{Conversion, Form};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
+use crate::plan::Device;
 use onnx_model::{AttrValue, DataType, Graph, NewNode, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use token_axes::layout::{axis_size, has_batch};
@@ -28,10 +29,11 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let Some(analysis) = c.analysis.take() else {
         return Ok(());
     };
-    let blocks = analysis.streams.iter().flat_map(|s| &s.blocks);
+    let streams = analysis.streams.iter().enumerate();
+    let blocks = streams.flat_map(|(index, s)| s.blocks.iter().map(move |b| (index, b)));
     let opset = c.opset();
     let mut fused = BTreeSet::new();
-    for axes in blocks.filter_map(|b| b.axes.as_ref().ok()) {
+    for (stream, axes) in blocks.filter_map(|(s, b)| Some((s, b.axes.as_ref().ok()?))) {
         let Some(&(count_bias, _)) = c.biases.get(&axes.softmax) else {
             continue;
         };
@@ -44,6 +46,8 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             axes,
             sized: &c.sized,
             count_bias,
+            on_cuda: (c.encoders.iter())
+                .any(|e| e.stream == stream && e.plan.device == Device::Cuda),
         };
         let whole = (c.form != Form::Inline)
             .then(|| known.attention(&c.model.graph))
@@ -77,10 +81,12 @@ struct Known<'a> {
     axes: &'a BlockAxes,
     sized: &'a BTreeMap<ValueId, Vec<bool>>,
     count_bias: ValueId,
+    on_cuda: bool,
 }
 
 /// An attention of a rewritten block that is products, scales, key biases and a softmax.
 struct Attention {
+    dtype: DataType,
     queries: Scaled,
     keys: Scaled,
     values: ValueId,
@@ -127,8 +133,9 @@ impl Known<'_> {
         let axis = softmax.attr_int("axis").unwrap_or(-1);
         let plain = softmax.op_type == "Softmax" && (axis == -1 || axis == last);
         let own_axes = (self.axes.query_axis, self.axes.key_axis) == (2, 3);
-        if !plain || !own_axes || self.analysis.samples.dtype(self.axes.scores)? != DataType::Float
-        {
+        let dtype = self.analysis.samples.dtype(self.axes.scores)?;
+        let known = dtype == DataType::Float || (dtype == DataType::Float16 && self.on_cuda);
+        if !plain || !own_axes || !known {
             return None;
         }
         let (mut scales, mut biases) = (Vec::new(), Vec::new());
@@ -191,6 +198,7 @@ impl Known<'_> {
         let same = head(keys, 3, 2)? == of_queries;
         let of_values = head(values, 2, 3)?;
         same.then(|| Attention {
+            dtype,
             queries: self.unscaled(graph, queries),
             keys: self.unscaled(graph, keys),
             values,
@@ -294,12 +302,14 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) {
             &[],
         );
     }
-    let queries = with_channels(e, queries, CHANNELS, 1.0);
+    let one = e.float(attention.dtype, 1.0);
+    let queries = with_channels(e, queries, CHANNELS, one);
     let keys = heads_inside(e, attention.keys.value, &[0, 3, 1, 2]);
     // [B, 1, 1, keys] to [B, keys, heads, channels]: the bias, and zeros
-    let bias = total(e, &attention.biases);
+    let bias = total(e, attention);
     let bias = e.transpose(bias, &[0, 3, 1, 2]);
-    let bias = with_channels(e, bias, CHANNELS - 1, 0.0);
+    let zero = e.float(attention.dtype, 0.0);
+    let bias = with_channels(e, bias, CHANNELS - 1, zero);
     let each_head = e.target(&[1, 1, heads, 1].map(Size::Const));
     let bias = e.op("Expand", &[bias, each_head], &[]);
     let keys = e.concat(&[keys, bias], 3);
@@ -357,16 +367,16 @@ fn heads_inside(e: &mut Emit<'_>, value: ValueId, perm: &[usize]) -> ValueId {
 }
 
 /// `[.., channels]` with more channels of one value.
-fn with_channels(e: &mut Emit<'_>, value: ValueId, more: i64, fill: f32) -> ValueId {
+fn with_channels(e: &mut Emit<'_>, value: ValueId, more: i64, fill: ValueId) -> ValueId {
     let pads = e.ints(&[0, 0, 0, 0, 0, 0, 0, more]);
-    let fill = e.float(DataType::Float, f64::from(fill));
     e.op("Pad", &[value, pads, fill], &[])
 }
 
 /// The sum of the biases, `[batch, 1, 1, keys]`.
-fn total(e: &mut Emit<'_>, biases: &[Bias]) -> ValueId {
+fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
+    let dtype = attention.dtype;
     let mut total = None;
-    for bias in biases {
+    for bias in &attention.biases {
         let bias = match *bias {
             Bias::Added(value) => value,
             Bias::Condition {
@@ -374,10 +384,7 @@ fn total(e: &mut Emit<'_>, biases: &[Bias]) -> ValueId {
                 open,
                 blocked,
             } => {
-                let (free, blocked) = (
-                    e.float(DataType::Float, 0.0),
-                    e.float(DataType::Float, blocked),
-                );
+                let (free, blocked) = (e.float(dtype, 0.0), e.float(dtype, blocked));
                 let (yes, no) = if open {
                     (free, blocked)
                 } else {
@@ -388,7 +395,7 @@ fn total(e: &mut Emit<'_>, biases: &[Bias]) -> ValueId {
         };
         total = Some(total.map_or(bias, |sum| e.op("Add", &[sum, bias], &[])));
     }
-    total.unwrap_or_else(|| e.float(DataType::Float, 0.0))
+    total.unwrap_or_else(|| e.float(dtype, 0.0))
 }
 
 /// The product's readers read `[batch, queries, heads, channels]`, in its own order of axes where they do not bring it into that one.

@@ -4,13 +4,14 @@
 //! other rows. Rows past the last token are empty. A window without a valid token passes its rows through. A sequence that fits
 //! into one window gives the original block's result.
 //!
-//! The block is written for one window, and pass `windows` makes a Scan of it. All windows run at once with `--inline`, since other engines may
-//! not know Scan, and in blocks with numbers of the whole batch.
+//! The block is written for one window, and pass `windows` makes a Scan of it. All windows run at once with `--device cuda`, with `--inline`,
+//! since other engines may not know Scan, and in blocks with numbers of the whole batch.
 
 use crate::conversion::{Binding, Conversion, Encoder, Form, OneByOne, SideRows};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::insert::{rewire, to_rows, to_stream};
+use crate::plan::Device;
 use onnx_model::{AttrValue, DataType, Dimension, Graph, ValueId, ValueInfo};
 use std::collections::BTreeMap;
 use token_axes::site::Side;
@@ -70,7 +71,9 @@ pub(crate) fn rewrite(
         batch_rows,
         bias,
     };
-    let one_by_one = c.form != Form::Inline && !reads_whole_batch(e.graph, block);
+    let one_by_one = c.form != Form::Inline
+        && encoder.plan.device == Device::Cpu
+        && !reads_whole_batch(e.graph, block);
     let mut slices = Vec::new();
     let size_dim = Dimension::Param(format!("{prefix}/window"));
     let taken = match one_by_one {

@@ -38,6 +38,9 @@ pub struct EncoderPlan {
     /// The budget is a graph input; `refine` is its default.
     #[serde(default)]
     pub runtime_budget: bool,
+    /// What it will run on.
+    #[serde(default, skip_serializing_if = "Device::is_cpu")]
+    pub device: Device,
     /// Factor of log(count) in the attention's bias.
     #[serde(default = "unit")]
     pub count_weight: f32,
@@ -58,6 +61,37 @@ fn one() -> usize {
 
 fn unit() -> f32 {
     1.0
+}
+
+/// What a converted model is written for. It runs on either, with the same results.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// Windows one after the other, attentions as ONNX Runtime's CPU kernels are fastest.
+    #[default]
+    Cpu,
+    /// All windows at once, attentions in the forms that its CUDA kernels know, no control flow.
+    Cuda,
+}
+
+impl Device {
+    fn is_cpu(&self) -> bool {
+        *self == Device::Cpu
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda),
+            _ => Err(Error::Usage(format!(
+                "The device '{text}' is not known; it is cpu or cuda."
+            ))),
+        }
+    }
 }
 
 /// What happens to a block.

@@ -3,8 +3,8 @@
 use crate::conversion::Conversion;
 use crate::error::Error;
 use crate::plan::{
-    BlockMode, BlockSpec, Capacity, EncoderPlan, Ladder, Plan, Refine, Refinements, VipSpec,
-    VipTerm,
+    BlockMode, BlockSpec, Capacity, Device, EncoderPlan, Ladder, Plan, Refine, Refinements,
+    VipSpec, VipTerm,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use token_axes::padding::padding_mask;
@@ -29,6 +29,8 @@ pub struct EncoderOptions {
     pub mask_input: Option<String>,
     /// `--runtime-budget`
     pub runtime_budget: bool,
+    /// `--device`
+    pub device: Option<Device>,
 }
 
 /// What is asked of a conversion.
@@ -208,6 +210,7 @@ fn plan_of(
         refine,
         reselect_every: pick(&single.reselect_every, &common.reselect_every).unwrap_or(1),
         runtime_budget: single.runtime_budget || common.runtime_budget,
+        device: pick(&single.device, &common.device).unwrap_or_default(),
         count_weight: 1.0,
         mask_input,
         mask_zero_is_valid,

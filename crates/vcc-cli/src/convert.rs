@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Make the budget a graph input, vcc_budget, with --refine as its default: one int64 per level, a number of segments or -P for P percent
     #[arg(long)]
     runtime_budget: bool,
+    /// What the model will run on, cpu or cuda: on a GPU, windows run all at once and nothing keeps it from a CUDA graph [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Write no custom domain: the operators' bodies stand in their place
     #[arg(long, conflicts_with = "ops_only")]
     inline: bool,
@@ -54,7 +57,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ops_only: bool,
     /// Replay a plan
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["vip", "vip_capacity", "ladder", "refine", "blocks", "reselect_every", "mask_input", "runtime_budget"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vip", "vip_capacity", "ladder", "refine", "blocks", "reselect_every", "mask_input", "runtime_budget", "device"])]
     plan: Option<PathBuf>,
     /// Write the plan
     #[arg(long, value_name = "FILE")]
@@ -164,6 +167,7 @@ fn request(options: &Options) -> Result<Request> {
     }
     let mut common = EncoderOptions {
         runtime_budget: options.runtime_budget,
+        device: options.device.as_deref().map(str::parse).transpose()?,
         ..EncoderOptions::default()
     };
     let mut single: BTreeMap<usize, EncoderOptions> = BTreeMap::new();

@@ -298,11 +298,15 @@ fn at_full_budget(model: &Fixture) -> Result<f64, Failed> {
         }
     }
     if !model.in_zoo {
-        // More VIP tokens than slots, every time.
-        let options = "vip=first:10 vip-capacity=4 ladder=16,1 refine=all";
-        let mut converted = comparison.convert(options);
-        for (i, (case, expected)) in all.iter().zip(&expected).enumerate() {
-            comparison.compare(&mut converted, &[i % 2], case, expected);
+        for options in [
+            // More VIP tokens than slots, every time.
+            "vip=first:10 vip-capacity=4 ladder=16,1 refine=all",
+            "vip=first:2 vip-capacity=2 ladder=16,1 refine=all device=cuda",
+        ] {
+            let mut converted = comparison.convert(options);
+            for (i, (case, expected)) in all.iter().zip(&expected).enumerate() {
+                comparison.compare(&mut converted, &[i % 2], case, expected);
+            }
         }
         below_the_budget(&mut comparison);
     }

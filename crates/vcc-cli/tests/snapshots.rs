@@ -97,6 +97,7 @@ snapshots! {
     bert_three_levels: "bert__ts17_sdpa" "--ladder 64,16,1 --refine 16,32";
     bert_short_ladder: "bert__ts17_sdpa" "--ladder 4,1 --refine 25% --vip first:2+token-type:1";
     bert_windows: "bert__ts17_sdpa" "--blocks 0=local:16,1=vcc";
+    bert_windows_cuda: "bert__fp16_ts17_sdpa" "--device cuda --blocks 0=local:16,1=vcc --vip first:2+token-type:1 --vip-capacity 4";
     t5: "t5_encoder__ts17_eager" "";
     vit: "vit__ts17_sdpa" "";
     deberta_v2: "deberta_v2__ts17_eager" "";

@@ -73,12 +73,16 @@ fn windows_agree(name: &str, segs: &[usize], through: Option<&Through>) {
     let model = fixture(name);
     let mut original = open(name, &std::fs::read(&model.path).unwrap(), Engine::Bodies);
     let mut empty_windows = 0;
-    for &seg in segs {
-        let options = format!("blocks=0-=local:{seg}");
+    let devices = segs.iter().flat_map(|&seg| [(seg, "cpu"), (seg, "cuda")]);
+    for (seg, device) in devices {
+        let options = format!("blocks=0-=local:{seg} device={device}");
         let bytes = convert(&model.path, &options, Form::Functions);
-        // These blocks need none of our operators.
+        // These blocks need none of our operators, and on a GPU no loop.
         let parsed = Model::from_bytes(bytes.clone().into(), None).unwrap();
         assert_eq!(parsed.opset("ai.vcc"), None);
+        let mut nodes = parsed.graph.node_ids();
+        let has_loop = nodes.any(|n| parsed.graph.node(n).op_type == "Scan");
+        assert_eq!(has_loop, device == "cpu");
         let mut converted = open(name, &bytes, Engine::Bodies);
         for n in [2 * seg, 2 * seg + 1, 3 * seg - 1, 37, 50] {
             for kind in 0..KINDS {
@@ -106,7 +110,7 @@ fn windows_agree(name: &str, segs: &[usize], through: Option<&Through>) {
                         let error = relative(&wide(&expected), &wide(rows));
                         assert!(
                             error <= 1e-4,
-                            "{name}, local:{seg}, {n} tokens, padding {kind}, row {b}, window at {from}: {error:e}"
+                            "{name}, local:{seg} for {device}, {n} tokens, padding {kind}, row {b}, window at {from}: {error:e}"
                         );
                     }
                 }

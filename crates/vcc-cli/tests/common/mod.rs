@@ -193,6 +193,7 @@ pub(crate) fn options(text: &str) -> EncoderOptions {
             "refine" => o.refine = Some(value.parse().unwrap()),
             "blocks" => o.blocks = Some(value.parse().unwrap()),
             "reselect-every" => o.reselect_every = Some(value.parse().unwrap()),
+            "device" => o.device = Some(value.parse().unwrap()),
             "mask-input" => o.mask_input = Some(value.to_owned()),
             _ => panic!("unknown option {key}"),
         }
