@@ -3,6 +3,7 @@
 mod cuda;
 mod demo;
 mod fixtures;
+mod gpu;
 mod licences;
 mod paths;
 mod setup;
@@ -51,6 +52,12 @@ enum Task {
     Licences,
     /// Compile the CUDA kernels for every target into target/cuda/vcc_kernels.fatbin
     Cuda,
+    /// On a machine with a GPU: provision, build, check everything that needs one, and print a table
+    GpuCheck {
+        /// Options of tools/gpu_check.py: --list, --only STEP,..
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -77,5 +84,6 @@ fn task(task: Task) -> Result<()> {
         Task::Zoo { check: true } => zoo::check(),
         Task::Licences => licences::check(),
         Task::Cuda => cuda::build().map(drop),
+        Task::GpuCheck { options } => gpu::check(&options),
     }
 }

@@ -39,6 +39,11 @@ pub(crate) fn cuda() -> Result<()> {
     environment("cuda")
 }
 
+/// ONNX Runtime with CUDA and cuDNN.
+pub(crate) fn gpu() -> Result<()> {
+    environment("gpu")
+}
+
 /// The Python of an environment that setup made.
 pub(crate) fn python(environment: &str) -> PathBuf {
     runtime().join(environment).join("bin/python")

@@ -82,6 +82,11 @@ pub(crate) fn all() -> Result<()> {
         let paths = [&operators, &mock, &folder];
         script_on(&mut tally, "py", "crates/vcc-ops/tests/cuda_mock.py", paths)
     })?;
+    step("tools/gpu_check.py without a GPU", || {
+        let paths = [&operators, &target().join("debug/vcc-convert"), &mock];
+        let name = "crates/vcc-ops/tests/gpu_check_stand_in.py";
+        script_on(&mut tally, "py", name, paths)
+    })?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         step(&format!("operators for CPU and CUDA in {host}"), || {
             let paths = [&operators, &cpu_library, &mock, &folder];

@@ -1,0 +1,203 @@
+"""The steps that say right or wrong: operators, sanitizers, models, copies, graphs."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from .common import ROOT, attempt, difference, feeds, hold, row
+
+HOST = ROOT / "crates/vcc-ops/tests/host.py"
+# Sums in another order; sums in another order of numbers of 16 bits.
+TOLERANCE, TOLERANCE_F16 = 1e-4, 1e-2
+MODELS = ("bert__ts17_sdpa", "bert__fp16_ts17_sdpa", "roberta__ts17_sdpa", "t5_encoder__ts17_eager", "vit__ts17_sdpa")
+FIXED = ("--vip", "first:2", "--ladder", "8,2,1")
+PLANS = {
+    "full budget": (*FIXED, "--refine", "all"),
+    "small budget": (*FIXED, "--refine", "3,4"),
+    "local block": (*FIXED, "--refine", "3,4", "--blocks", "0=local:16,1-=vcc"),
+}
+
+
+def status(setup):
+    library = ctypes.CDLL(str(setup.library))
+    library.VccCudaStatus.restype = ctypes.c_char_p
+    said = library.VccCudaStatus().decode()
+    row("library", said, said.startswith("CUDA kernels") and "no device" not in said)
+    row("ONNX Runtime", f"{ort.__version__}: {', '.join(ort.get_available_providers())}", setup.provider in ort.get_available_providers())
+    smi = shutil.which("nvidia-smi")
+    if smi:
+        query = "--query-gpu=name,driver_version,memory.total,clocks.max.memory"
+        attempt("device", lambda: subprocess.run([smi, query, "--format=csv,noheader"], capture_output=True, text=True, check=True).stdout)
+    else:
+        row("device", "there is no nvidia-smi", None)
+    attempt("provider", lambda: setup.session(fixture(setup, MODELS[0]), ours=False).get_providers()[0])
+
+
+def fixture(setup, name):
+    path = setup.work / f"{name}.onnx"
+    shutil.copy(ROOT / f"fixtures/models/{name}.onnx", path)
+    return path
+
+
+# The operators alone, against NumPy.
+
+
+def host_test(setup, wrapper=(), cases=None):
+    command = [*wrapper, sys.executable, HOST, setup.library, "0", *([str(cases)] if cases else [])]
+    environment = {**os.environ, "VCC_PROVIDER": setup.provider}
+    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, errors="replace")
+
+
+def operators(setup):
+    done = host_test(setup, cases=3 if setup.stand_in else None)
+    lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
+    row("against NumPy: f32, f16, bf16", "; ".join(lines) if done.returncode == 0 else lines[-1], done.returncode == 0)
+
+
+def sanitizer():
+    """compute-sanitizer with its options: of the wheel nvidia-cuda-sanitizer-api, which has its libraries elsewhere, or on PATH."""
+    for place in map(Path, sys.path):
+        found = place / "nvidia/cu13/bin/compute-sanitizer"
+        if found.exists():
+            found.chmod(found.stat().st_mode | 0o111)
+            return [found, "--injection-path", place / "nvidia/cu13/lib"]
+    found = shutil.which("compute-sanitizer")
+    return [found] if found else None
+
+
+def sanitized(tool):
+    def step(setup):
+        program = sanitizer()
+        if not program:
+            row("operators", "there is no compute-sanitizer: install nvidia-cuda-sanitizer-api, or the CUDA toolkit", None)
+            return
+        if setup.stand_in:
+            row("operators", "needs a GPU", None)
+            return
+        # ONNX Runtime's own kernels are not ours to check.
+        wrapper = [*program, "--tool", tool, "--error-exitcode", "9", "--kernel-name", "kernel_substring=vcc_"]
+        done = host_test(setup, wrapper, cases=6)
+        said = [line.strip("= ") for line in done.stdout.splitlines() if line.startswith("=========") and line.strip("= ")]
+        well = done.returncode == 0 and "ok" in done.stdout.splitlines()
+        row("operators", said[-1] if said else done.stderr[-300:], well)
+
+    return step
+
+
+memcheck, racecheck, initcheck, synccheck = map(sanitized, ("memcheck", "racecheck", "initcheck", "synccheck"))
+
+
+# Converted models.
+
+
+def each_model(setup, plans, check):
+    for name in MODELS:
+        original = fixture(setup, name)
+        for plan in plans:
+
+            def work(plan=plan):
+                return check(setup.convert(original, f"{name} {plan}".replace(" ", "_"), "--vip-capacity", "2", *PLANS[plan]), "fp16" in name)
+
+            attempt(f"{name}, {plan}", work)
+
+
+def models(setup):
+    """The device beside the CPU. Equal scores may be refined in another order: one input of eight may differ where not all are refined."""
+
+    def check(path, half):
+        cpu = setup.session(path, provider="CPUExecutionProvider")
+        # Products in full: TF32 has 10 bits.
+        device = setup.session(path, use_tf32=0)
+        errors = []
+        for seed in range(2 if setup.stand_in else 8):
+            inputs = feeds(cpu, 2, (37, 120)[seed % 2], seed) if "input_ids" in (p.name for p in cpu.get_inputs()) else pixels(cpu, seed)
+            errors.append(difference(cpu.run(None, inputs), device.run(None, inputs)))
+        limit = TOLERANCE_F16 if half else TOLERANCE
+        outside = sum(error > limit for error in errors)
+        said = f"{sorted(errors)[len(errors) // 2]:.1e} from the CPU, {max(errors):.1e} at most"
+        assert outside <= (0 if "full" in path.name else 1), said
+        return said
+
+    each_model(setup, PLANS, check)
+
+
+def pixels(session, seed):
+    (port,) = session.get_inputs()
+    shape = [size if isinstance(size, int) else 2 for size in port.shape]
+    return {port.name: np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+
+
+def copies(setup):
+    """Where ONNX Runtime runs our operators, and what it copies between host and device from the first of them to the last."""
+
+    def check(path, _):
+        with tempfile.TemporaryDirectory() as folder:
+            config = [("enable_profiling", True), ("profile_file_prefix", f"{folder}/profile")]
+            session = setup.session(path, optimized=f"{folder}/optimized.onnx", config=config)
+            session.run(None, feeds(session, 1, 120))
+            with open(session.end_profiling()) as file:
+                events = [event["args"] for event in json.load(file) if event.get("cat") == "Node" and "provider" in event.get("args", {})]
+            nodes = onnx.load(f"{folder}/optimized.onnx", load_external_data=False).graph.node
+        ours = [node.name for node in nodes if node.op_type.startswith("Vcc")]
+        assert ours, "none of our operators is left"
+        elsewhere = {event["op_name"] for event in events if event["op_name"].startswith("Vcc") and event["provider"] != setup.provider}
+        assert not elsewhere, f"not on the device: {', '.join(sorted(elsewhere))}"
+        between = behind(nodes) & behind(nodes, backwards=True)
+        count = sum(nodes[at].op_type.startswith("Memcpy") for at in between)
+        assert count == 0, f"{count} copies between host and device"
+        return f"{len(ours)} operators on {setup.provider}, no copies between them"
+
+    each_text_model(setup, check)
+
+
+def behind(nodes, backwards=False):
+    """The places of the nodes that follow one of our operators, directly or not; or of those that come before one."""
+    found, values = set(), set()
+    for at in range(len(nodes))[:: -1 if backwards else 1]:
+        node = nodes[at]
+        reads, makes = (node.output, node.input) if backwards else (node.input, node.output)
+        if node.op_type.startswith("Vcc") or values.intersection(filter(None, reads)):
+            found.add(at)
+            values.update(filter(None, makes))
+    return found
+
+
+def each_text_model(setup, check):
+    for name in MODELS[:-1]:
+        for plan in ("small budget", "local block"):
+            path = setup.convert(fixture(setup, name), f"{name} {plan}".replace(" ", "_"), "--vip-capacity", "2", *PLANS[plan])
+            attempt(f"{name}, {plan}", lambda path=path, half="fp16" in name: check(path, half))
+
+
+def graph(setup):
+    """The second run captures a graph, the others replay it with other inputs in the same memory."""
+
+    def check(path, half):
+        captured, plain = setup.session(path, enable_cuda_graph=1, use_tf32=0), setup.session(path, use_tf32=0)
+        inputs = feeds(plain, 1, 120)
+        held = hold(setup, inputs)
+        binding = captured.io_binding()
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        outputs = dict(zip([port.name for port in captured.get_outputs()], plain.run(None, inputs)))
+        for name, value in hold(setup, outputs).items():
+            binding.bind_ortvalue_output(name, value)
+        worst = 0.0
+        for shift in range(4):
+            inputs["input_ids"] = (inputs["input_ids"] + shift) % 100
+            held["input_ids"].update_inplace(inputs["input_ids"])
+            captured.run_with_iobinding(binding)
+            worst = max(worst, difference(plain.run(None, inputs), binding.copy_outputs_to_cpu()))
+        assert worst <= (TOLERANCE_F16 if half else TOLERANCE), f"a replay differs by {worst:.1e}"
+        return f"4 runs of one graph, {worst:.1e} from runs without"
+
+    each_text_model(setup, check)

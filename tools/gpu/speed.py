@@ -1,0 +1,274 @@
+"""The steps that measure: bandwidth of the operators beside the card's, and converted models beside their originals in float16."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from .common import ROOT, attempt, feeds, hold, row
+
+KINDS = {np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.int64): TensorProto.INT64, np.dtype(bool): TensorProto.BOOL,
+         np.dtype(np.float32): TensorProto.FLOAT}  # fmt: skip
+
+
+def best_time(setup, session, inputs, rounds=20):
+    """Seconds of one run, inputs and outputs on the device; the fastest of some."""
+    binding = session.io_binding()
+    held = hold(setup, inputs)
+    for name, value in held.items():
+        binding.bind_ortvalue_input(name, value)
+    for port in session.get_outputs():
+        binding.bind_output(port.name, setup.device)
+    times = []
+    for _ in range(3 + rounds):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        times.append(time.perf_counter() - start)
+    return min(times[3:])
+
+
+# Bandwidth.
+
+
+def copy_bandwidth(setup, size=1 << 30):
+    """Bytes read and written per second when memory of the device is copied, timed by CUDA's events."""
+    if setup.stand_in:
+        source, target = np.ones(1 << 24, np.uint8), np.empty(1 << 24, np.uint8)
+        start = time.perf_counter()
+        np.copyto(target, source)
+        return 2 * source.nbytes / (time.perf_counter() - start)
+    cuda = ctypes.CDLL("libcuda.so.1")
+
+    def call(name, *arguments):
+        code = getattr(cuda, name)(*arguments)
+        assert code == 0, f"{name}: error {code}"
+
+    pointer, number = ctypes.c_void_p, ctypes.c_uint64
+    device, context, start, stop = ctypes.c_int(), pointer(), pointer(), pointer()
+    call("cuInit", 0)
+    call("cuDeviceGet", ctypes.byref(device), 0)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    call("cuCtxSetCurrent", context)
+    memory = [number(), number()]
+    for address in memory:
+        call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+    for event in (start, stop):
+        call("cuEventCreate", ctypes.byref(event), 0)
+    best = float("inf")
+    for _ in range(10):
+        call("cuEventRecord", start, None)
+        call("cuMemcpyDtoDAsync_v2", memory[0], memory[1], ctypes.c_size_t(size), None)
+        call("cuEventRecord", stop, None)
+        call("cuEventSynchronize", stop)
+        passed = ctypes.c_float()
+        call("cuEventElapsedTime", ctypes.byref(passed), start, stop)
+        best = min(best, passed.value / 1e3)
+    for address in memory:
+        call("cuMemFree_v2", address)
+    return 2 * size / best
+
+
+def operators(n, d):
+    """For each operator its inputs, outputs, attributes, and the bytes that it cannot do without. Ladder 16,1; 48 VIP slots."""
+    rng, half = np.random.default_rng(0), np.float16
+    ladder, v, refined, heads = [16, 1], 48, 90, 12
+    segments = -(-(n - v) // 16)
+    slots = v + 16 * segments
+    items = slots + segments
+    data = lambda *shape: rng.standard_normal(shape, dtype=np.float32).astype(half)
+    # As VccPartition orders them where the first tokens are VIP and nothing is padding.
+    token = np.concatenate([np.minimum(np.arange(slots), n - 1), v + 16 * np.arange(segments)])[None].astype(np.int64)
+    count = np.concatenate([np.arange(slots) < n, np.minimum(16, n - v - 16 * np.arange(segments))])[None].astype(np.int64)
+    slot, vote = np.arange(n)[None].astype(np.int64), np.ones((1, v), bool)
+    roots = np.arange(slots, items)[None].astype(np.int64)
+    state = {"value": data(1, items, d), "scale": np.ones((1, segments, d), half), "offset": data(1, segments, d)}
+    fine = (v + np.arange(16 * refined))[None]
+    listed = np.concatenate([fine, roots[:, refined:]], 1).astype(np.int64)
+    rows = v + listed.shape[1]
+    scores = rng.standard_normal((1, heads, v, segments)).astype(np.float32)
+    typed, floats = {"ladder": ladder, "dtype": TensorProto.FLOAT16}, 2 * d
+    masks = {"vip": np.arange(n)[None] < v, "valid": np.ones((1, n), bool)}
+    tokens = {"item_token": token, "item_count": count}
+    whole = {"value2": half, "scale2": half, "offset2": half}
+    parts = {"item_token": np.int64, "item_count": np.int64, "token_slot": np.int64, "vote": bool, "roots": np.int64}
+    made = 8 * (2 * items + n + segments) + v
+    listing = 8 * listed.size
+    return {
+        "VccPartition": (masks, parts, {"ladder": ladder, "capacity": v}, 2 * n + made),
+        "VccCoarsen": ({"x": data(1, n, d), **tokens, "token_slot": slot, "vote": vote}, whole, typed, floats * (n + items + 2 * segments)),
+        "VccSelect": (
+            {"scores": scores, "candidates": roots, "item_count": count, "vote": vote, "budget": np.array([refined], np.int64)},
+            {"children": np.int64, "rest": np.int64},
+            {"ladder": ladder, "level": 0},
+            scores.nbytes + 2 * 8 * segments + listing,
+        ),
+        "VccCompress": (
+            {**state, "items": listed, **tokens, "vote": vote},
+            {"rows": half, "row_token": np.int64, "row_bias": np.float32},
+            {**typed, "count_weight": 1.0},
+            # Each refined row takes the scale and the offset of its segment too.
+            floats * (2 * rows + 2 * refined) + 2 * listing,
+        ),
+        "VccDecompress": (
+            {**state, "items": listed, "item_count": count, "vote": vote, "y": data(1, rows, d), "update": data(1, rows, d), "gain": data(d)},
+            whole,
+            typed,
+            # Rows of tokens are replaced; a segment's mean, scale and offset are read and written.
+            floats * ((v + 16 * refined) * 2 + (segments - refined) * (2 + 2 * 2 + 1)) + listing,
+        ),
+        "VccExpand": ({**state, "token_slot": slot, "vote": vote}, {"x": half}, typed, floats * (2 * n + 2 * segments) + 8 * n),
+    }
+
+
+def bandwidth(setup):
+    """Each operator several times in one model; what more of them cost, without what a run costs in any case."""
+    few, many = (1, 2) if setup.stand_in else (2, 10)
+    sizes = [(600, 32)] if setup.stand_in else [(4096, 768), (16384, 768), (131072, 768)]
+    peak = copy_bandwidth(setup)
+    row("copy within the device", f"{peak / 1e9:.0f} GB/s read and written")
+    for n, d in sizes:
+        for name, (inputs, outputs, attributes, least) in operators(n, d).items():
+
+            def work(name=name, inputs=inputs, outputs=outputs, attributes=attributes, least=least):
+                times = {}
+                for count in (few, many):
+                    path = setup.work / f"{name}.onnx"
+                    onnx.save(repeated(name, inputs, outputs, attributes, count), path)
+                    fed = {f"{key}_{i}": value for i in range(count) for key, value in inputs.items() if key != "budget"}
+                    times[count] = best_time(setup, setup.session(path), fed, 2 if setup.stand_in else 20)
+                each = max((times[many] - times[few]) / (many - few), 1e-9)
+                return f"{each * 1e6:.1f} us for {least / 1e6:.2f} MB: {least / each / 1e9:.0f} GB/s, {100 * least / each / peak:.0f} % of a copy"
+
+            attempt(f"{name}, {n} tokens of {d}, f16", work)
+
+
+def repeated(name, inputs, outputs, attributes, count):
+    """A model with the operator so often, each time on inputs of its own."""
+    nodes, ports, results, constants = [], [], [], []
+    for i in range(count):
+        own = lambda names, i=i: [f"{key}_{i}" for key in names]
+        attributes = {**attributes, "dim_prefix": f"{name}_{i}"}
+        nodes.append(helper.make_node(name, own(inputs), own(outputs), f"{name}_{i}", domain="ai.vcc", **attributes))
+        for key, value in inputs.items():
+            if key == "budget":
+                constants.append(helper.make_tensor(f"{key}_{i}", TensorProto.INT64, [1], value))
+            else:
+                ports.append(helper.make_tensor_value_info(f"{key}_{i}", KINDS[value.dtype], value.shape))
+        results += [helper.make_tensor_value_info(f"{key}_{i}", KINDS[np.dtype(kind)], None) for key, kind in outputs.items()]
+    graph = helper.make_graph(nodes, "repeated", ports, results, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.vcc", 1)], ir_version=8)
+
+
+# The paper's table.
+
+# Model, tokens, and how the model is converted; VIP tokens, ladder, budget, and whether the first four blocks are local.
+TABLE = {
+    "roberta-4k": ("roberta", 4096, 256, "16,1", "80", True),
+    "t5-4k": ("t5", 4096, 256, "16,1", "80", True),
+    "t5-16k": ("t5", 16384, 48, "16,1", "90", True),
+    "ladder-16k": ("roberta", 16384, 48, "64,8,1", "92,150", False),
+    "ladder-64k": ("roberta", 65536, 48, "64,8,1", "124,180", False),
+    "ladder-128k": ("roberta", 131072, 48, "64,8,1", "105,180", False),
+}
+KINDS_OF_MODEL = ("as it is", "fused", "converted", "converted, CUDA graph")
+
+
+def table_row(name):
+    """A row of the table. Each model runs in a process of its own: some do not fit into the memory."""
+
+    def step(setup):
+        kind = os.environ.get("VCC_GPU_KIND")
+        if kind:
+            print(json.dumps(timed(setup, name, kind)))
+            return
+        times = {}
+        # The fuser does not find the attentions of a T5.
+        for kind in (kind for kind in KINDS_OF_MODEL if (TABLE[name][0], kind) != ("t5", "fused")):
+            command = [sys.executable, *sys.argv]
+            done = subprocess.run(command, env={**os.environ, "VCC_GPU_KIND": kind}, capture_output=True, text=True, errors="replace")
+            if done.returncode == 0:
+                times[kind] = json.loads(done.stdout.splitlines()[-1])
+                row(f"{kind}, f16", f"{times[kind] * 1e3:.2f} ms")
+            else:
+                said = done.stderr.strip().splitlines() or ["no message"]
+                # That an original does not fit is what this tool is for.
+                row(f"{kind}, f16", f"does not run: {said[-1][:300]}", False if "converted" in kind else None)
+        originals, ours = [times[kind] for kind in KINDS_OF_MODEL[:2] if kind in times], [t for kind, t in times.items() if "converted" in kind]
+        if originals and ours:
+            row("faster than the faster original", f"{min(originals) / min(ours):.1f}x")
+
+    return step
+
+
+def timed(setup, name, kind):
+    model, n, vip, ladder, refine, local = TABLE[name]
+    if setup.stand_in:
+        n, vip, refine = 640, 8, ",".join("3" for _ in refine.split(","))
+    path = made(setup, model, n, fused=kind == "fused")
+    if "converted" in kind:
+        blocks = ["--blocks", f"0-{0 if setup.stand_in else 3}=local:512,{1 if setup.stand_in else 4}-=vcc"] if local else []
+        options = ["--vip", f"first:{vip}", "--vip-capacity", str(vip), "--ladder", ladder, "--refine", refine, *blocks]
+        path = setup.convert(path, f"{path.stem}-{name}", *options)
+    settings = {"enable_cuda_graph": 1} if "graph" in kind else {}
+    session = setup.session(path, ours="converted" in kind, **settings)
+    inputs = feeds(session, 1, n)
+    if not settings:
+        return best_time(setup, session, inputs, 2 if setup.stand_in else 10)
+    return graph_time(setup, session, inputs)
+
+
+def graph_time(setup, session, inputs):
+    """As best_time, with outputs in memory that stays, as a graph needs it."""
+    first = setup.session(session._model_path)
+    binding = session.io_binding()
+    held = [*hold(setup, inputs).items()]
+    for key, value in held:
+        binding.bind_ortvalue_input(key, value)
+    outputs = dict(zip([port.name for port in session.get_outputs()], first.run(None, inputs)))
+    kept = hold(setup, outputs)
+    for key, value in kept.items():
+        binding.bind_ortvalue_output(key, value)
+    times = []
+    for _ in range(5 if setup.stand_in else 13):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        times.append(time.perf_counter() - start)
+    return min(times[3:])
+
+
+def made(setup, model, n, fused):
+    """The original in float16, with random weights; made once."""
+    from onnxruntime.transformers import float16, optimizer
+
+    width, heads, layers = (64, 4, 2) if setup.stand_in else (768, 12, 12)
+    stem = f"{model}-{131072 if n > 4096 and model == 'roberta' else 4096}"
+    path = setup.work / f"{stem}{'-fused' if fused else ''}-f16.onnx"
+    if path.exists():
+        return path
+    single = setup.work / f"{stem}.onnx"
+    if not single.exists():
+        command = [sys.executable, ROOT / f"tools/make_{model}.py", "-o", single, "--layers", layers, "--width", width, "--heads", heads]
+        if model == "roberta":
+            command += ["--length", stem.split("-")[1], "--pre-norm"]
+        subprocess.run([str(part) for part in command], check=True)
+    if fused:
+        found = optimizer.optimize_model(str(single), model_type="bert", num_heads=heads, hidden_size=width, opt_level=0)
+        assert found.get_fused_operator_statistics()["Attention"] == layers, "its attentions are not fused"
+        graph = found.model
+        if not any(opset.domain == "com.microsoft" for opset in graph.opset_import):
+            graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    else:
+        graph = onnx.load(single)
+    half = float16.convert_float_to_float16(graph, max_finite_val=65504.0, disable_shape_infer=fused)
+    draft = path.with_suffix(".draft")
+    onnx.save(half, draft)
+    draft.rename(path)
+    return path
