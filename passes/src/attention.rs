@@ -1,11 +1,12 @@
 //! Pass `attention`: what depends on the key alone is added to the scores of a rewritten block once, or not at all.
 //!
-//! The scores get the model's masks and our count bias. Where both are the same for all heads or queries they are added to each
-//! other first. Where they are the same for all heads and queries, and nothing else is added, the attention becomes one
-//! MultiHeadAttention of com.microsoft without a bias: queries get [`CHANNELS`] more channels that are 1, keys as many of which
-//! the first holds the bias and the others are 0, and so the product holds it. Nothing of size queries x keys is left in memory, and ONNX
-//! Runtime's fused kernel, which a bias input turns off, does the work (docs/decisions.md has the times). Scales go to the queries first: the
-//! bias must not be scaled.
+//! The scores get the model's masks and our count bias. Where these are the same for all heads and queries the attention becomes one
+//! MultiHeadAttention of com.microsoft: queries get [`CHANNELS`] more channels that are 1, keys as many of which the first holds
+//! the sum of masks and count bias and the others are 0, and so the product holds it. Without any other bias nothing of size queries x
+//! keys is left in memory, and ONNX Runtime's fused kernel does the work. What differs between queries (relative positions) is its bias
+//! input, which turns that kernel off, but still saves passes over the scores (docs/decisions.md has the times). Scales go to the queries
+//! first: the bias must not be scaled. Elsewhere masks and count bias are added to each other before they are added to the scores, where
+//! they are smaller.
 //!
 //! Only float32, and float16 for CUDA: ONNX Runtime's CPU kernel knows no other. With `--inline` attentions stay as they are, in operators of ONNX.
 
@@ -13,6 +14,7 @@ use crate::canonical::TakenApart;
 use crate::conversion::{Conversion, Form};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
+use crate::externals::Taken;
 use crate::plan::Device;
 use onnx_model::{AttrValue, DataType, Graph, NewNode, NodeId, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +46,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         let known = Known {
             analysis: &analysis,
             axes,
-            sized: &c.sized,
+            taken: &c.taken,
             count_bias,
             on_cuda: (c.encoders.iter())
                 .any(|e| e.stream == stream && e.plan.device == Device::Cuda),
@@ -79,7 +81,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 struct Known<'a> {
     analysis: &'a Analysis,
     axes: &'a BlockAxes,
-    sized: &'a BTreeMap<ValueId, Vec<bool>>,
+    taken: &'a BTreeMap<ValueId, Taken>,
     count_bias: ValueId,
     on_cuda: bool,
 }
@@ -95,8 +97,10 @@ struct Attention {
     channels: (i64, i64),
     /// Scales of the product.
     scales: Vec<Scale>,
-    /// What is added to the scores, the count bias first.
+    /// What is added to the scores, the count bias first, and depends on the key alone.
     biases: Vec<Bias>,
+    /// What is added and differs between queries and heads.
+    relative: Vec<Part>,
     /// The product of weights and values.
     product: NodeId,
 }
@@ -111,6 +115,20 @@ struct Scaled {
 struct Scale {
     by: ValueId,
     divides: bool,
+}
+
+/// Something that is added to the scores.
+#[derive(Clone)]
+struct Part {
+    value: ValueId,
+    /// For each axis of the scores, whether it may have more than one entry.
+    sized: Vec<bool>,
+}
+
+impl Part {
+    fn depends_on_key(&self) -> bool {
+        matches!(self.sized[..], [_, false, false, _])
+    }
 }
 
 /// Something that depends on the key alone.
@@ -138,7 +156,7 @@ impl Known<'_> {
         if !plain || !own_axes || !known {
             return None;
         }
-        let (mut scales, mut biases) = (Vec::new(), Vec::new());
+        let (mut scales, mut biases, mut relative) = (Vec::new(), Vec::new(), Vec::new());
         let mut value = (*softmax.inputs.first()?)?;
         let (queries, keys) = loop {
             let (node, _) = graph
@@ -149,12 +167,18 @@ impl Known<'_> {
             value = match (graph.node(node).op_type.as_str(), &inputs[..]) {
                 // What is added before a scale would be scaled too.
                 ("Add", &[Some(a), Some(b)]) if scales.is_empty() => {
-                    let (scores, bias) = match (self.depends_on_key(a), self.depends_on_key(b)) {
-                        (false, true) => (a, b),
-                        (true, false) => (b, a),
+                    let (scores, parts) = match (self.parts(a), self.parts(b)) {
+                        (None, Some(parts)) => (a, parts),
+                        (Some(parts), None) => (b, parts),
                         _ => return None,
                     };
-                    biases.push(Bias::Added(bias));
+                    for part in parts {
+                        if part.depends_on_key() {
+                            biases.push(Bias::Added(part.value));
+                        } else {
+                            relative.push(part);
+                        }
+                    }
                     scores
                 }
                 ("Where", &[Some(condition), Some(a), Some(b)])
@@ -175,11 +199,22 @@ impl Known<'_> {
                     }
                     scores
                 }
+                ("Cast", &[Some(same)])
+                    if self.analysis.samples.dtype(same) == Some(dtype) =>
+                {
+                    same
+                }
                 ("Mul" | "Div", _) => self.scaled(graph, node, &mut scales)?,
                 ("MatMul", &[Some(queries), Some(keys)]) => break (queries, keys),
                 _ => return None,
             };
         };
+        // The operator's bias input has all queries and keys, and its earlier versions want all heads.
+        let has = |axis: usize| relative.iter().any(|p| p.sized.get(axis) == Some(&true));
+        let whole = relative.iter().all(|p| p.sized.len() == 4) && (1..4).all(has);
+        if !relative.is_empty() && !whole {
+            return None;
+        }
         let (product, values) = self.weighted(graph)?;
         let head = |value: ValueId, rows: usize, channels: usize| -> Option<i64> {
             let layout = self.axes.layouts.get(&value)?;
@@ -206,6 +241,7 @@ impl Known<'_> {
             channels: (of_queries, of_values),
             scales,
             biases,
+            relative,
             product,
         })
     }
@@ -240,8 +276,28 @@ impl Known<'_> {
 
     /// Whether a value has one entry for each key and batch row.
     fn depends_on_key(&self, value: ValueId) -> bool {
-        let sized = self.sized.get(&value).map(Vec::as_slice);
-        value == self.count_bias || matches!(sized, Some([_, false, false, _]))
+        let parts = self.parts(value);
+        matches!(parts.as_deref(), Some([part]) if part.depends_on_key())
+    }
+
+    /// What a bias of the scores is the sum of; `None` if it is something else.
+    fn parts(&self, value: ValueId) -> Option<Vec<Part>> {
+        if value == self.count_bias {
+            let on_keys = |i| i == 0 || i == self.axes.key_axis;
+            let rank = self.axes.layouts.get(&self.axes.scores)?.0.len();
+            let sized = (0..rank).map(on_keys).collect();
+            return Some(vec![Part { value, sized }]);
+        }
+        let mut parts = Vec::new();
+        let mut queue = vec![self.taken.get(&value)?];
+        while let Some(taken) = queue.pop() {
+            queue.extend(&taken.addends);
+            if taken.addends.is_empty() {
+                let (value, sized) = (taken.value, taken.sized.clone());
+                parts.push(Part { value, sized });
+            }
+        }
+        Some(parts)
     }
 
     /// What a product or quotient with one number scales.
@@ -314,6 +370,7 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) {
     let bias = e.op("Expand", &[bias, each_head], &[]);
     let keys = e.concat(&[keys, bias], 3);
     let values = heads_inside(e, attention.values, &[0, 2, 1, 3]);
+    let relative = sum(e, attention.relative.iter().map(|part| part.value));
     let mut inputs = Vec::new();
     for (value, size) in [
         (queries, channels + CHANNELS),
@@ -323,6 +380,13 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) {
         let joined = [Size::Const(0), Size::Const(0), Size::Const(heads * size)];
         inputs.push(Some(e.reshape(value, &joined)));
     }
+    // Neither a bias of the projections nor a mask.
+    inputs.extend(
+        relative
+            .map(|bias| [None, None, Some(bias)])
+            .into_iter()
+            .flatten(),
+    );
     let name = e.name("fused");
     let out = e.graph.new_value(&name);
     e.graph.add_node(NewNode {
@@ -372,12 +436,15 @@ fn with_channels(e: &mut Emit<'_>, value: ValueId, more: i64, fill: ValueId) -> 
     e.op("Pad", &[value, pads, fill], &[])
 }
 
+fn sum(e: &mut Emit<'_>, values: impl Iterator<Item = ValueId>) -> Option<ValueId> {
+    values.reduce(|sum, value| e.op("Add", &[sum, value], &[]))
+}
+
 /// The sum of the biases, `[batch, 1, 1, keys]`.
 fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
     let dtype = attention.dtype;
-    let mut total = None;
-    for bias in &attention.biases {
-        let bias = match *bias {
+    let values: Vec<ValueId> = (attention.biases.iter())
+        .map(|bias| match *bias {
             Bias::Added(value) => value,
             Bias::Condition {
                 condition,
@@ -392,10 +459,9 @@ fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
                 };
                 e.op("Where", &[condition, yes, no], &[])
             }
-        };
-        total = Some(total.map_or(bias, |sum| e.op("Add", &[sum, bias], &[])));
-    }
-    total.unwrap_or_else(|| e.float(dtype, 0.0))
+        })
+        .collect();
+    sum(e, values.into_iter()).unwrap_or_else(|| e.float(dtype, 0.0))
 }
 
 /// The product's readers read `[batch, queries, heads, channels]`, in its own order of axes where they do not bring it into that one.
@@ -421,11 +487,11 @@ fn replace(e: &mut Emit<'_>, product: NodeId, inside: ValueId) {
     e.graph.replace_uses(output, outside);
 }
 
-/// `(scores + mask) + bias` becomes `scores + (mask + bias)` where the mask is smaller than the scores.
+/// `(scores + mask) + bias` becomes `scores + (mask + bias)` where the mask, or a part of it, is smaller than the scores.
 fn join_biases(e: &mut Emit<'_>, known: &Known<'_>) {
     let axes = known.axes;
     let graph = &e.graph;
-    let sum = |value: ValueId| {
+    let addition = |value: ValueId| {
         let (node, _) = graph.value(value).producer()?;
         match (
             graph.node(node).op_type.as_str(),
@@ -437,7 +503,7 @@ fn join_biases(e: &mut Emit<'_>, known: &Known<'_>) {
     };
     let biased = graph.node(axes.softmax).inputs.first().copied().flatten();
     let Some((_, [masked, bias])) = biased
-        .and_then(sum)
+        .and_then(addition)
         .filter(|(_, [_, b])| *b == known.count_bias)
     else {
         return;
@@ -448,19 +514,27 @@ fn join_biases(e: &mut Emit<'_>, known: &Known<'_>) {
         .cloned()
         .unwrap_or_default()
         .0;
-    let smaller = |value: &ValueId| {
-        let sized = known.sized.get(value).filter(|s| s.len() == scores.len());
+    let smaller = |part: &Part| {
+        let sized = Some(&part.sized).filter(|s| s.len() == scores.len());
         sized.is_some_and(|s| {
             (0..s.len()).any(|i| i != axes.key_axis && !has_batch(&scores[i]) && !s[i])
         })
     };
-    let Some((node, operands)) = sum(masked) else {
+    let Some((node, operands)) = addition(masked) else {
         return;
     };
-    if let Some(input) = operands.iter().position(smaller) {
-        let joined = e.op("Add", &[operands[input], bias], &[]);
-        e.graph.set_input(node, input, Some(joined));
+    for (input, &operand) in operands.iter().enumerate() {
+        let parts = known.parts(operand).unwrap_or_default();
+        let (small, large): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(smaller);
+        if small.is_empty() {
+            continue;
+        }
+        let values = |parts: Vec<Part>| parts.into_iter().map(|p| p.value);
+        let small = sum(e, values(small).chain([bias]));
+        let joined = sum(e, values(large).chain(small));
+        e.graph.set_input(node, input, joined);
         e.graph.set_input(axes.softmax, 0, Some(masked));
+        return;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the passes hand to each other.
 
 use crate::canonical::{CodePair, Positions, StandIn, TakenApart};
+use crate::externals::Taken;
 use crate::hoist::Tables;
 use crate::plan::{EncoderPlan, Plan};
 use crate::planning::Request;
@@ -52,8 +53,8 @@ pub struct Conversion {
     pub(crate) vip_inputs: BTreeMap<String, (Dim, Dim)>,
     /// Externals over the distances of two tokens.
     pub(crate) tables: Tables,
-    /// Which axes of an external at the rows may have more than one entry; see [`crate::externals::Taken`].
-    pub(crate) sized: BTreeMap<ValueId, Vec<bool>>,
+    /// Externals at the rows.
+    pub(crate) taken: BTreeMap<ValueId, Taken>,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// Operators that stand for softmaxes that are written out.
@@ -83,7 +84,7 @@ impl Conversion {
             unhoisted: BTreeMap::new(),
             vip_inputs: BTreeMap::new(),
             tables: Tables::default(),
-            sized: BTreeMap::new(),
+            taken: BTreeMap::new(),
             taken_apart: Vec::new(),
             stand_ins: Vec::new(),
             code_pairs: Vec::new(),

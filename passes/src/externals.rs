@@ -41,7 +41,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
                             reason,
                         })?;
                     e.graph.set_input(instance.node, i, Some(taken.value));
-                    c.sized.insert(taken.value, taken.sized);
+                    c.taken.insert(taken.value, taken);
                 }
             }
         }
@@ -67,6 +67,18 @@ pub(crate) struct Taken {
     pub(crate) value: ValueId,
     /// For each axis of the frame, the last ones if there are fewer in the value: whether it may have more than one entry.
     pub(crate) sized: Vec<bool>,
+    /// If it is a sum of parts that do not all depend on two tokens: those.
+    pub(crate) addends: Vec<Taken>,
+}
+
+impl Taken {
+    pub(crate) fn whole(value: ValueId, sized: Vec<bool>) -> Taken {
+        Taken {
+            value,
+            sized,
+            addends: Vec::new(),
+        }
+    }
 }
 
 /// What has been gathered for some rows already: a mask or rotary table that several nodes read alike is gathered once.
@@ -102,10 +114,10 @@ impl<'a> Gathered<'a> {
         }
         let taken = match self.hoist.external(e, binding, external, sides, &needed) {
             Some(taken) => taken,
-            None => Taken {
-                value: gather(e, binding, external, sides)?,
-                sized: external.frame.iter().map(|axis| axis.present).collect(),
-            },
+            None => Taken::whole(
+                gather(e, binding, external, sides)?,
+                external.frame.iter().map(|axis| axis.present).collect(),
+            ),
         };
         self.done.insert(key, taken.clone());
         Ok(taken)

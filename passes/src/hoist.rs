@@ -108,12 +108,54 @@ impl<'a> Hoist<'a> {
             .cloned()
             .zip(sides.iter().copied().chain(std::iter::repeat(None)))
             .collect();
-        let taken = reps::finish(e, binding, rep, &frame, needed);
-        if taken.is_none() {
+        let Some(mut taken) = reps::finish(e, binding, rep, &frame, needed) else {
             let reason = "its reader takes batch and heads in one axis".to_owned();
             self.stopped.insert(external.value, reason);
+            return None;
+        };
+        taken.addends = self.addends(e, binding, external.value, &axes, &frame);
+        Some(taken)
+    }
+
+    /// The parts of a sum at the rows if they do not all depend on two tokens, such as a relative bias and a mask.
+    fn addends(
+        &mut self,
+        e: &mut Emit<'_>,
+        binding: &Binding,
+        value: ValueId,
+        axes: &[Ax],
+        frame: &[(FrameAxis, Option<Side>)],
+    ) -> Vec<Taken> {
+        let parts = (self.summands(e, value, axes).into_iter().flatten())
+            .map(|(part, axes)| {
+                let rep = self.derive(e, binding, part, &axes)?;
+                let mut taken = reps::finish(e, binding, rep, frame, &vec![false; frame.len()])?;
+                taken.addends = self.addends(e, binding, part, &axes, frame);
+                Some(taken)
+            })
+            .collect::<Option<_>>();
+        parts.unwrap_or_default()
+    }
+
+    /// What a value is the sum of, with its axes, if not all of it depends on two tokens.
+    fn summands(
+        &self,
+        e: &Emit<'_>,
+        value: ValueId,
+        axes: &[Ax],
+    ) -> Option<[(ValueId, Vec<Ax>); 2]> {
+        let node = e.graph.node(e.graph.value(value).producer()?.0);
+        if node.op_type != "Add" || !node.domain.is_empty() {
+            return None;
         }
-        taken
+        let shape = self.samples.shape(value)?;
+        let part = |i: usize| {
+            let part = node.inputs.get(i).copied()??;
+            Some((part, self.broadcast(part, &shape, axes)?))
+        };
+        let parts = [part(0)?, part(1)?];
+        let pairs = |(_, axes): &(ValueId, Vec<Ax>)| token_axes(axes) > 1;
+        (!parts.iter().all(pairs)).then_some(parts)
     }
 
     /// What became of the values with two token axes.

@@ -77,7 +77,13 @@ fn check(name: &str) {
             "{name}"
         );
         if !values.is_empty() {
-            same(name, &apart(original(), plan), &apart(stopped, plan), 0.0);
+            // A relative bias and a mask that are one sum in the model are added to the scores in another order.
+            let limit = if name == "t5_encoder__dyn18_eager" {
+                1e-6
+            } else {
+                0.0
+            };
+            same(name, &apart(original(), plan), &apart(stopped, plan), limit);
         }
     }
 }

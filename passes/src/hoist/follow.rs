@@ -124,10 +124,15 @@ impl Hoist<'_> {
         shape: &[Dim],
         axes: &[Ax],
     ) -> Option<Rep> {
+        let asked = self.broadcast(value, shape, axes)?;
+        self.derive(e, binding, value, &asked)
+    }
+
+    /// The axes of a value that is broadcast to a shape with these.
+    pub(super) fn broadcast(&self, value: ValueId, shape: &[Dim], axes: &[Ax]) -> Option<Vec<Ax>> {
         let own = self.samples.shape(value)?;
         let skip = axes.len().checked_sub(own.len())?;
-        let asked: Vec<Ax> = own
-            .iter()
+        own.iter()
             .enumerate()
             .map(|(i, &size)| {
                 if size == Dim::ONE {
@@ -136,8 +141,7 @@ impl Hoist<'_> {
                     (size == shape[i + skip]).then_some(axes[i + skip])
                 }
             })
-            .collect::<Option<_>>()?;
-        self.derive(e, binding, value, &asked)
+            .collect()
     }
 
     fn elementwise(

@@ -149,12 +149,12 @@ pub(super) fn finish(
         .map(|i| real[i] || target[i] != Size::Const(1))
         .collect();
     if !short {
-        return Some(Taken { value, sized });
+        return Some(Taken::whole(value, sized));
     }
     let Some(b) = batch.filter(|_| factors > 1 && rep.lead) else {
         let shape = e.target(&target);
         let value = e.op("Expand", &[value, shape], &[]);
-        return Some(Taken { value, sized });
+        return Some(Taken::whole(value, sized));
     };
     if b != 0 {
         return None;
@@ -176,5 +176,5 @@ pub(super) fn finish(
         merged.push(e.product(&parts));
     }
     let value = e.reshape(value, &crate::externals::one_inferred(&merged));
-    Some(Taken { value, sized })
+    Some(Taken::whole(value, sized))
 }
