@@ -59,7 +59,9 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
         let mut e = Emit::new(&mut c.model.graph, opset, format!("{prefix}/attention"));
         match whole {
             Some(attention) => {
-                fuse(&mut e, &attention);
+                if let Some(bias) = fuse(&mut e, &attention) {
+                    c.relative.insert(axes.scores, bias);
+                }
                 fused.insert(axes.softmax);
             }
             None => join_biases(&mut e, &known),
@@ -342,7 +344,8 @@ fn is_read_once(graph: &Graph, value: ValueId) -> bool {
     v.uses().len() == 1 && v.captured_by().is_empty() && !graph.is_output(value)
 }
 
-fn fuse(e: &mut Emit<'_>, attention: &Attention) {
+/// Writes the operator; returns its bias input.
+fn fuse(e: &mut Emit<'_>, attention: &Attention) -> Option<ValueId> {
     let (heads, (channels, of_values)) = (attention.heads, attention.channels);
     let mut queries = heads_inside(e, attention.queries.value, &[0, 2, 1, 3]);
     let scales = attention
@@ -409,6 +412,7 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) {
     ];
     let out = e.reshape(out, &split);
     replace(e, attention.product, out);
+    relative
 }
 
 /// A value with its axes in another order; an order that it has been brought into before is taken back.

@@ -55,6 +55,8 @@ pub struct Conversion {
     pub(crate) tables: Tables,
     /// Externals at the rows.
     pub(crate) taken: BTreeMap<ValueId, Taken>,
+    /// Bias inputs of fused attentions, by the scores that they took the place of.
+    pub(crate) relative: BTreeMap<ValueId, ValueId>,
     /// Fused attentions that primitive operators stand for.
     pub(crate) taken_apart: Vec<TakenApart>,
     /// Operators that stand for softmaxes that are written out.
@@ -85,6 +87,7 @@ impl Conversion {
             vip_inputs: BTreeMap::new(),
             tables: Tables::default(),
             taken: BTreeMap::new(),
+            relative: BTreeMap::new(),
             taken_apart: Vec::new(),
             stand_ins: Vec::new(),
             code_pairs: Vec::new(),

@@ -113,11 +113,14 @@ fn in_blocks(
         let Ok(axes) = &block.axes else { continue };
         for (&value, layout) in &axes.layouts {
             let graph = &c.model.graph;
-            // A fused attention keeps its scores to itself.
-            let exists = graph.value(value).producer().is_some() || graph.is_input(value);
-            let size = in_layout(&analysis.samples, value, layout).filter(|_| exists);
-            if let Some(size) = size {
-                pairs.push(pair(c, value, size.saturating_mul(area(number))));
+            // A fused attention keeps its scores to itself; its bias is as large.
+            let exists = |&v: &ValueId| graph.value(v).producer().is_some() || graph.is_input(v);
+            let bias = c.relative.get(&value).copied();
+            let there = Some(value).filter(exists).or(bias);
+            if let Some(there) = there
+                && let Some(size) = in_layout(&analysis.samples, value, layout)
+            {
+                pairs.push(pair(c, there, size.saturating_mul(area(number))));
             }
         }
     }
