@@ -201,11 +201,7 @@ impl Known<'_> {
                     }
                     scores
                 }
-                ("Cast", &[Some(same)])
-                    if self.analysis.samples.dtype(same) == Some(dtype) =>
-                {
-                    same
-                }
+                ("Cast", &[Some(same)]) if self.analysis.samples.dtype(same) == Some(dtype) => same,
                 ("Mul" | "Div", _) => self.scaled(graph, node, &mut scales)?,
                 ("MatMul", &[Some(queries), Some(keys)]) => break (queries, keys),
                 _ => return None,
