@@ -3,9 +3,8 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use common::cases::{Case, random_case};
+use common::faults::{self, busy};
 use common::operators::check;
 use common::programs::{Mode, Patch, Program};
 use half::{bf16, f16};
@@ -28,55 +27,9 @@ fn nothing_is_found() {
     }
 }
 
-/// Cases in which every kernel has work for more than one thread, warp and block.
-fn busy() -> Vec<Case> {
-    let case = |seed, ladder: &[i64], n: usize, channels| Case {
-        batch: 2,
-        n,
-        channels,
-        heads: 3,
-        ladder: ladder.to_vec(),
-        capacity: 9,
-        vip: vec![(0..n).map(|t| t % 11 == 0).collect(); 2],
-        valid: vec![(0..n).map(|t| t % 7 != 3).collect(); 2],
-        budgets: vec![3, 2, 1, 1, 1, 1, 1, 1],
-        shift: 0,
-        shuffled: false,
-        nan: false,
-        ..random_case(seed, 4, 8)
-    };
-    vec![case(1, &[16, 4, 1], 150, 72), case(2, &[4, 1], 140, 260)]
-}
-
-/// Leaves the kernels of one type, so that the program is built soon.
-const ONLY_F32: [Patch; 2] = [
-    Patch {
-        file: "vcc_kernels.cu",
-        from: "VCC_ENTRIES(f16, __half, 8)\nVCC_ENTRIES(f16_any, __half, 1)\nVCC_ENTRIES(bf16, __nv_bfloat16, 8)\n\
-               VCC_ENTRIES(bf16_any, __nv_bfloat16, 1)\n",
-        to: "",
-    },
-    Patch {
-        file: "emulator/entries.cpp",
-        from: ", OF_TYPE(f16), OF_TYPE(f16_any), OF_TYPE(bf16), OF_TYPE(bf16_any)};",
-        to: "};",
-    },
-];
-
-/// Runs the cases on patched sources; what went wrong, in words.
-fn with_fault(mode: Mode, name: &str, patch: Patch) -> Option<String> {
-    let [kernels, entries] = ONLY_F32;
-    let path = mode.build(name, &[kernels, entries, patch]);
-    for case in busy() {
-        for schedule in [Schedule::Forward, Schedule::Reverse, Schedule::Random(3)] {
-            let program = Program::new(&path, schedule);
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check::<f32>(&case, &program))) {
-                let text = panic.downcast_ref::<String>().cloned();
-                return Some(text.unwrap_or_default());
-            }
-        }
-    }
-    None
+/// For faults that one of these meets.
+fn cases() -> [Case; 2] {
+    [busy(&[16, 4, 1], 2, 150, 72), busy(&[4, 1], 2, 140, 260)]
 }
 
 #[track_caller]
@@ -88,9 +41,7 @@ fn assert_found(
     from: &'static str,
     to: &'static str,
 ) {
-    let found =
-        with_fault(mode, name, Patch { file, from, to }).unwrap_or_else(|| "nothing".into());
-    assert!(found.contains(what), "{name}: {found}");
+    faults::assert_found(mode, name, what, &cases(), Patch { file, from, to });
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::cases::random_case;
+use common::cases::{Case, random_case};
+use common::faults::{ONLY_F32, assert_found, busy};
 use common::operators::check;
-use common::programs::{Mode, Program};
+use common::programs::{Mode, Patch, Program};
 use half::{bf16, f16};
 use vcc_cuda_emu::Schedule;
 
@@ -22,4 +23,63 @@ fn address_sanitizer() {
             _ => check::<bf16>(&case, &program),
         };
     }
+}
+
+/// Several warps in every kernel and several blocks in most, but few of either: each thread is one of the system.
+fn for_threads() -> Case {
+    busy(&[16, 4, 1], 1, 70, 132)
+}
+
+/// No race, however the threads are preempted.
+#[test]
+fn thread_sanitizer() {
+    let path = Mode::Threads.build("kernels", &ONLY_F32);
+    let program = Program::new(&path, Schedule::Forward);
+    assert!(check::<f32>(&for_threads(), &program));
+}
+
+#[track_caller]
+fn assert_race(name: &str, file: &'static str, from: &'static str, to: &'static str) {
+    let (fault, what) = (Patch { file, from, to }, "ThreadSanitizer: data race");
+    assert_found(Mode::Threads, name, what, &[for_threads()], fault);
+}
+
+#[test]
+fn a_count_that_is_not_atomic_is_a_race() {
+    assert_race(
+        "count",
+        "select.cuh",
+        "atomicAdd(&histogram[order >> shift & 255], 1)",
+        "histogram[order >> shift & 255] += 1",
+    );
+}
+
+#[test]
+fn a_missing_barrier_is_a_race() {
+    assert_race(
+        "barrier",
+        "select.cuh",
+        "if (warp_id() == 0) settle_ties(chosen, before, words, cut.equal);\n  __syncthreads();",
+        "if (warp_id() == 0) settle_ties(chosen, before, words, cut.equal);",
+    );
+}
+
+#[test]
+fn two_warps_that_write_a_row_are_a_race() {
+    assert_race(
+        "row",
+        "compress.cuh",
+        "+ own.first + (own.vips ? 0 : layout.vips);",
+        "+ own.first;",
+    );
+}
+
+#[test]
+fn two_blocks_that_write_a_row_are_a_race() {
+    assert_race(
+        "tile",
+        "device.cuh",
+        "((int)blockIdx.y * 32 + lane_id()) * V",
+        "lane_id() * V",
+    );
 }

@@ -3,5 +3,6 @@
 
 pub(crate) mod cases;
 pub(crate) mod device;
+pub(crate) mod faults;
 pub(crate) mod operators;
 pub(crate) mod programs;

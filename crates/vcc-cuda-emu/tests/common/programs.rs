@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use vcc_cuda_emu::Schedule;
 use vcc_ops::launch::{Argument, Launch};
@@ -26,6 +27,8 @@ pub(crate) enum Mode {
     Watch,
     /// AddressSanitizer and UndefinedBehaviorSanitizer.
     Address,
+    /// ThreadSanitizer, with a thread of the system for every CUDA thread.
+    Threads,
 }
 
 /// Accesses as the source has them: nothing is taken apart or put together.
@@ -41,6 +44,7 @@ impl Mode {
             Self::Plain => "plain",
             Self::Watch => "watch",
             Self::Address => "address",
+            Self::Threads => "threads",
         }
     }
 
@@ -63,6 +67,11 @@ impl Mode {
                 vec![],
                 vec!["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
                 &["fibers.cpp", "runner.cpp"],
+            ),
+            Self::Threads => (
+                vec![],
+                vec!["-fsanitize=thread", "-Wno-tsan"],
+                &["threads.cpp", "runner.cpp"],
             ),
         }
     }
@@ -190,10 +199,25 @@ impl Program {
     }
 }
 
+/// The program at addresses that are the same each time, where that is allowed: where they are more random than it knows,
+/// ThreadSanitizer does not start.
+fn command(path: &Path) -> Command {
+    static FIXED: LazyLock<bool> = LazyLock::new(|| {
+        let tried = Command::new("setarch").args(["-R", "true"]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    });
+    if !*FIXED {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setarch");
+    command.arg("-R").arg(path);
+    command
+}
+
 impl Run for Program {
     /// Panics with what the program said if it failed.
     fn run(&self, buffers: &mut [Buffer], launches: &[Launch]) {
-        let mut command = Command::new(&self.path);
+        let mut command = command(&self.path);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -208,6 +232,10 @@ impl Run for Program {
         let output = child.wait_with_output().unwrap();
         let _ = writer.join().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !said.contains("unexpected memory mapping"),
+            "ThreadSanitizer does not start: let `setarch -R` work here, or set vm.mmap_rnd_bits to 28"
+        );
         assert!(output.status.success(), "{}: {said}", output.status);
         let mut rest = &output.stdout[..];
         for buffer in buffers {
