@@ -1,6 +1,7 @@
 //! Faults planted in the sources, and the cases that meet them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use vcc_cuda_emu::Schedule;
 
@@ -47,16 +48,20 @@ pub(crate) const ONLY_F32: [Patch; 2] = [
 pub(crate) fn assert_found(mode: Mode, name: &str, what: &str, cases: &[Case], fault: Patch) {
     let [kernels, entries] = ONLY_F32;
     let path = mode.build(name, &[kernels, entries, fault]);
+    let found = first_failure(&path, cases).unwrap_or_else(|| "nothing".into());
+    assert!(found.contains(what), "{name}: {found}");
+}
+
+/// What went wrong first, in words.
+fn first_failure(path: &Path, cases: &[Case]) -> Option<String> {
     for case in cases {
         for schedule in [Schedule::Forward, Schedule::Reverse, Schedule::Random(3)] {
-            let program = Program::new(&path, schedule);
+            let program = Program::new(path, schedule);
             let checked = catch_unwind(AssertUnwindSafe(|| check::<f32>(case, &program)));
             if let Err(panic) = checked {
-                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-                assert!(text.contains(what), "{name}: {text}");
-                return;
+                return Some(panic.downcast_ref::<String>().cloned().unwrap_or_default());
             }
         }
     }
-    panic!("{name}: nothing is found");
+    None
 }
