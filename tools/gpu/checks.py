@@ -24,6 +24,7 @@ PLANS = {
     "full budget": (*FIXED, "--refine", "all"),
     "small budget": (*FIXED, "--refine", "3,4"),
     "local block": (*FIXED, "--refine", "3,4", "--blocks", "0=local:16,1-=vcc"),
+    "runtime budget": (*FIXED, "--refine", "all", "--runtime-budget"),
 }
 
 
@@ -120,6 +121,8 @@ def models(setup):
         errors = []
         for seed in range(2 if setup.stand_in else 8):
             inputs = feeds(cpu, 2, (37, 120)[seed % 2], seed) if "input_ids" in (p.name for p in cpu.get_inputs()) else pixels(cpu, seed)
+            if "runtime" in path.name:
+                inputs["vcc_budget"] = np.array([3, 4])
             errors.append(difference(cpu.run(None, inputs), device.run(None, inputs)))
         limit = TOLERANCE_F16 if half else TOLERANCE
         outside = sum(error > limit for error in errors)
