@@ -91,6 +91,7 @@ struct Known<'a> {
 /// An attention of a rewritten block that is products, scales, key biases and a softmax.
 struct Attention {
     dtype: DataType,
+    on_cuda: bool,
     queries: Scaled,
     keys: Scaled,
     values: ValueId,
@@ -232,6 +233,7 @@ impl Known<'_> {
         let of_values = head(values, 2, 3)?;
         same.then(|| Attention {
             dtype,
+            on_cuda: self.on_cuda,
             queries: self.unscaled(graph, queries),
             keys: self.unscaled(graph, keys),
             values,
@@ -361,7 +363,10 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) -> Option<ValueId> {
     let queries = with_channels(e, queries, CHANNELS, one);
     let keys = heads_inside(e, attention.keys.value, &[0, 3, 1, 2]);
     // [B, 1, 1, keys] to [B, keys, heads, channels]: the bias, and zeros
-    let bias = total(e, attention);
+    let mut bias = total(e, attention);
+    if attention.on_cuda && attention.dtype == DataType::Float {
+        bias = bounded(e, bias);
+    }
     let bias = e.transpose(bias, &[0, 3, 1, 2]);
     let zero = e.float(attention.dtype, 0.0);
     let bias = with_channels(e, bias, CHANNELS - 1, zero);
@@ -462,6 +467,16 @@ fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
         })
         .collect();
     sum(e, values.into_iter()).unwrap_or_else(|| e.float(dtype, 0.0))
+}
+
+/// Masks of no less than [`BLOCKED`]; what is -inf stays. ONNX Runtime's CUDA kernel multiplies scores by log2(e), so that the lowest float would
+/// become -inf, and a row all of whose keys are masked would be NaN instead of an average.
+fn bounded(e: &mut Emit<'_>, bias: ValueId) -> ValueId {
+    let lowest = e.float(DataType::Float, BLOCKED);
+    let bounded = e.op("Max", &[bias, lowest], &[]);
+    let never = e.float(DataType::Float, f64::NEG_INFINITY);
+    let is_never = e.op("Equal", &[bias, never], &[]);
+    e.op("Where", &[is_never, bias, bounded], &[])
 }
 
 /// The product's readers read `[batch, queries, heads, channels]`, in its own order of axes where they do not bring it into that one.

@@ -120,7 +120,7 @@ def models(setup):
         device = setup.session(path, use_tf32=0)
         errors = []
         for seed in range(2 if setup.stand_in else 8):
-            inputs = feeds(cpu, 2, (37, 120)[seed % 2], seed) if "input_ids" in (p.name for p in cpu.get_inputs()) else pixels(cpu, seed)
+            inputs = feeds(cpu, 3, (37, 120)[seed % 2], seed) if "input_ids" in (p.name for p in cpu.get_inputs()) else pixels(cpu, seed)
             if "runtime" in path.name:
                 inputs["vcc_budget"] = np.array([3, 4])
             errors.append(difference(cpu.run(None, inputs), device.run(None, inputs)))

@@ -192,14 +192,19 @@ def table_row(name):
         # The fuser does not find the attentions of a T5.
         for kind in (kind for kind in KINDS_OF_MODEL if (TABLE[name][0], kind) != ("t5", "fused")):
             command = [sys.executable, *sys.argv]
-            done = subprocess.run(command, env={**os.environ, "VCC_GPU_KIND": kind}, capture_output=True, text=True, errors="replace")
-            if done.returncode == 0:
-                times[kind] = json.loads(done.stdout.splitlines()[-1])
-                row(f"{kind}, f16", f"{times[kind] * 1e3:.2f} ms")
-            else:
-                said = done.stderr.strip().splitlines() or ["no message"]
-                # That an original does not fit is what this tool is for.
-                row(f"{kind}, f16", f"does not run: {said[-1][:300]}", False if "converted" in kind else None)
+            try:
+                done = subprocess.run(
+                    command, env={**os.environ, "VCC_GPU_KIND": kind}, capture_output=True, text=True, errors="replace", timeout=400
+                )
+                if done.returncode == 0:
+                    times[kind] = json.loads(done.stdout.splitlines()[-1])
+                    row(f"{kind}, f16", f"{times[kind] * 1e3:.2f} ms")
+                    continue
+                said = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
+            except subprocess.TimeoutExpired as error:
+                said = f"took more than {error.timeout:.0f} s"
+            # That an original does not fit is what this tool is for.
+            row(f"{kind}, f16", f"does not run: {said[:300]}", False if "converted" in kind else None)
         originals, ours = [times[kind] for kind in KINDS_OF_MODEL[:2] if kind in times], [t for kind, t in times.items() if "converted" in kind]
         if originals and ours:
             row("faster than the faster original", f"{min(originals) / min(ours):.1f}x")
