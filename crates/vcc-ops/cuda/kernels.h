@@ -19,9 +19,10 @@
 #define VCC_SCORE_THREADS 256
 #define VCC_TOP_THREADS 1024
 
-// Tokens that a block of the partition handles; list rows that a warp of compress and decompress handles; slots or tokens that a warp
-// handles when it copies or expands.
+// Tokens that a block of the partition handles, and neighbouring segments that a warp of it does; list rows that a warp of compress and
+// decompress handles; slots or tokens that a warp handles when it copies or expands.
 #define VCC_PARTITION_TOKENS 4096
+#define VCC_SEGMENT_GROUP 8
 #define VCC_LIST_ROWS 8
 #define VCC_COPY_ROWS 32
 

@@ -122,48 +122,61 @@ VCC_DEVICE int64_t round_half_even(int64_t sum, int64_t count) {
   return quotient + (twice > count || (twice == count && quotient % 2 == 1) ? 1 : 0);
 }
 
-// A warp for each segment of every level.
+// A warp for 8 neighbouring segments of a level. Where their tokens follow each other, the first and the last tell all of them; else each
+// slot is asked for its token.
 VCC_KERNEL(VCC_SEGMENT_THREADS)
 vcc_partition_segments(const uint8_t* valid, int64_t* item_token, int64_t* item_count, VCC_LAYOUT layout, int n) {
-  const int item = layout.slots + (int)blockIdx.x * (VCC_SEGMENT_THREADS / 32) + warp_id();
-  if (item >= layout.items) return;
+  int group = (int)blockIdx.x * (VCC_SEGMENT_THREADS / 32) + warp_id(), level = 0;
+  for (; level < layout.levels; level++) {
+    const int groups = blocks_of(layout.start[level + 1] - layout.start[level], VCC_SEGMENT_GROUP);
+    if (group < groups) break;
+    group -= groups;
+  }
+  if (level == layout.levels) return;
   const size_t batch = blockIdx.z;
   valid += batch * n;
   item_token += batch * layout.items;
   item_count += batch * layout.items;
-  int level = 0;
-  while (item >= layout.start[level + 1]) level++;
-  const int size = layout.size[level], first = layout.vips + (item - layout.start[level]) * size;
+  const int size = layout.size[level], first_item = layout.start[level] + group * VCC_SEGMENT_GROUP;
+  const int items = smaller(VCC_SEGMENT_GROUP, layout.start[level + 1] - first_item);
   // The first n slots hold tokens.
-  const int tokens = larger(0, smaller(size, n - first));
+  const int begin = layout.vips + group * VCC_SEGMENT_GROUP * size, end = n - begin < items * size ? n : begin + items * size;
+  const int64_t slot_0 = item_token[0], first_token = begin < end ? item_token[begin] : slot_0;
+  const bool in_a_row = begin < end && item_token[end - 1] - first_token == end - 1 - begin;
+  const auto token_of = [&](int slot) { return in_a_row ? first_token + (slot - begin) : item_token[slot]; };
 
-  int64_t sum = 0;
-  int count = 0;
-  for (int i = lane_id(); i < tokens; i += 32) {
-    if (item_count[first + i] > 0) {
-      sum += item_token[first + i];
-      count++;
-    }
-  }
-  sum = warp_sum(sum);
-  count = warp_sum(count);
-  int64_t token = tokens > 0 ? item_token[first] : item_token[0];
-  if (count > 0) {
-    token = round_half_even(sum, count);
-    if (valid[token] == 0) {
-      // The nearest valid token, the lower one on ties: distances from the middle, twice, and one more to the right.
-      int64_t nearest = INT64_MAX;
-      for (int i = lane_id(); i < tokens; i += 32) {
-        if (item_count[first + i] <= 0) continue;
-        const int64_t away = item_token[first + i] - token, distance = away > 0 ? 2 * away + 1 : -2 * away;
-        nearest = distance < nearest ? distance : nearest;
+  for (int i = 0; i < items; i++) {
+    const int first = begin + i * size, tokens = larger(0, smaller(size, end - first));
+    int64_t sum = 0;
+    int count = 0;
+    for (int at = lane_id(); at < tokens; at += 32) {
+      const int64_t token = token_of(first + at);
+      if (valid[token] != 0) {
+        sum += token;
+        count++;
       }
-      nearest = warp_min(nearest);
-      token += nearest % 2 == 1 ? nearest / 2 : -(nearest / 2);
     }
-  }
-  if (lane_id() == 0) {
-    item_token[item] = token;
-    item_count[item] = tokens > 0 ? count : -1;
+    sum = warp_sum(sum);
+    count = warp_sum(count);
+    int64_t token = tokens > 0 ? token_of(first) : slot_0;
+    if (count > 0) {
+      token = round_half_even(sum, count);
+      if (valid[token] == 0) {
+        // The nearest valid token, the lower one on ties: distances from the middle, twice, and one more to the right.
+        int64_t nearest = INT64_MAX;
+        for (int at = lane_id(); at < tokens; at += 32) {
+          const int64_t other = token_of(first + at);
+          if (valid[other] == 0) continue;
+          const int64_t away = other - token, distance = away > 0 ? 2 * away + 1 : -2 * away;
+          nearest = distance < nearest ? distance : nearest;
+        }
+        nearest = warp_min(nearest);
+        token += nearest % 2 == 1 ? nearest / 2 : -(nearest / 2);
+      }
+    }
+    if (lane_id() == 0) {
+      item_token[first_item + i] = token;
+      item_count[first_item + i] = tokens > 0 ? count : -1;
+    }
   }
 }

@@ -29,6 +29,8 @@ const PARTITION_NUMBERS: usize = 6;
 /// Tokens that a block of the partition handles.
 const PARTITION_TOKENS: usize = 4096;
 const SEGMENT_THREADS: usize = 256;
+/// Neighbouring segments of a level that a warp of the partition handles.
+const SEGMENT_GROUP: usize = 8;
 const SCORE_THREADS: usize = 256;
 const MAX_PARTS: usize = 64;
 const TOP_THREADS: usize = 1024;
@@ -297,9 +299,13 @@ pub fn partition(
             Int(tokens)
         ],
     )?;
+    let levels = 0..layout.ladder().levels();
+    let groups: usize = levels
+        .map(|level| layout.level(level).len().div_ceil(SEGMENT_GROUP))
+        .sum();
     let second = launch(
         "vcc_partition_segments".into(),
-        [layout.segments().div_ceil(SEGMENT_THREADS / WARP), 1, batch],
+        [groups.div_ceil(SEGMENT_THREADS / WARP), 1, batch],
         SEGMENT_THREADS,
         0,
         arguments![
