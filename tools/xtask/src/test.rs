@@ -175,6 +175,10 @@ const ON_CUDA: [&str; 4] = [
 /// Puts each of the models, original and converted, into a folder of the target's.
 fn converted_models(folder: &str, models: &[&str], options: &[&str]) -> Result<PathBuf> {
     let folder = target().join(folder);
+    // The tests run whatever is in it.
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
     std::fs::create_dir_all(&folder)?;
     for name in models {
         let original = folder.join(format!("{name}.onnx"));
