@@ -445,18 +445,25 @@ fn sum(e: &mut Emit<'_>, values: impl Iterator<Item = ValueId>) -> Option<ValueI
     values.reduce(|sum, value| e.op("Add", &[sum, value], &[]))
 }
 
-/// The sum of the biases, `[batch, 1, 1, keys]`.
+/// All biases as one, `[batch, 1, 1, keys]`. As in the block, a condition replaces what was added before it: a sum of two
+/// masks may be -inf where each of them is finite.
 fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
     let dtype = attention.dtype;
-    let values: Vec<ValueId> = (attention.biases.iter())
-        .map(|bias| match *bias {
-            Bias::Added(value) => value,
-            Bias::Condition {
-                condition,
-                open,
-                blocked,
-            } => {
-                let (free, blocked) = (e.float(dtype, 0.0), e.float(dtype, blocked));
+    let mut total = None;
+    for bias in attention.biases.iter().rev() {
+        let sum = match (total, bias) {
+            (None, &Bias::Added(value)) => value,
+            (Some(sum), &Bias::Added(value)) => e.op("Add", &[sum, value], &[]),
+            (
+                sum,
+                &Bias::Condition {
+                    condition,
+                    open,
+                    blocked,
+                },
+            ) => {
+                let free = sum.unwrap_or_else(|| e.float(dtype, 0.0));
+                let blocked = e.float(dtype, blocked);
                 let (yes, no) = if open {
                     (free, blocked)
                 } else {
@@ -464,9 +471,10 @@ fn total(e: &mut Emit<'_>, attention: &Attention) -> ValueId {
                 };
                 e.op("Where", &[condition, yes, no], &[])
             }
-        })
-        .collect();
-    sum(e, values.into_iter()).unwrap_or_else(|| e.float(dtype, 0.0))
+        };
+        total = Some(sum);
+    }
+    total.unwrap_or_else(|| e.float(dtype, 0.0))
 }
 
 /// Masks of no less than [`BLOCKED`]; what is -inf stays. ONNX Runtime's CUDA kernel multiplies scores by log2(e), so that the lowest float would
