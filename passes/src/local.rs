@@ -115,6 +115,17 @@ pub(crate) fn rewrite(
     let mut e = Emit::new(&mut c.model.graph, opset, format!("{prefix}/join"));
     let mut y = to_rows(&mut e, axes.order, y);
     if one_by_one {
+        // The body of a Scan declares its result.
+        let dims = vec![
+            Dimension::Value(1),
+            binding.rows_dim.clone(),
+            Dimension::Value(axes.channels),
+        ];
+        let info = ValueInfo {
+            dtype: Some(encoder.dtype),
+            dims: Some(dims),
+        };
+        e.graph.set_info(y, Some(info));
         // As if all windows were like the first, until pass `windows`.
         let repeats = e.target(&[Size::Value(rows_batch), Size::Const(1), Size::Const(1)]);
         let stack = e.op("Expand", &[y, repeats], &[]);

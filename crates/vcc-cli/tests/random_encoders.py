@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 from encoders.check import Failure, Tools, check, check_unsound
-from encoders.choices import KNOWN, PLAIN, avoid, draw, parse, unlike_plain, written
+from encoders.choices import KNOWN, ONCE, PLAIN, avoid, draw, parse, unlike_plain, written
 from encoders.unsound import UNSOUND, Mutation
 
 PROCESSES = multiprocessing.get_context("fork")
@@ -124,6 +124,8 @@ def main():
         if arguments.only is None:
             for combination, more, how in KNOWN:
                 tally.known({name: options[0] for name, options in combination.items()} | more, how)
+            for choices in ONCE:
+                tally.judge(PLAIN | choices, 0)
         for seed in arguments.seeds:
             if arguments.only is not None:
                 choices = PLAIN | arguments.only

@@ -18,6 +18,7 @@ BATCHES, LENGTHS = (1, 3), (1, 15, 16, 17, 37)
 FULL = {"f32": 1e-4, "f16": 1e-2}
 SMALL = {"f32": 1e-5, "f16": 2e-3}
 ROUNDING = {"f32": 1e-6, "f16": 1e-3}
+WINDOW = {"full": 512, "small": 5}  # of local blocks: as wide as any text, and narrow
 DRAWS = 3  # of inputs, before a difference between forms counts: a near-tie may select another segment
 
 
@@ -42,6 +43,17 @@ class Conversion:
     message: str
     blocks: list  # of (mode, refusal)
     path: str
+
+
+def plan(choices, window):
+    """The options that say what becomes of which block."""
+    options, last = ["--reselect-every", str(choices["reselect"])], choices["blocks"] - 1
+    mode, _, where = choices["modes"].partition("_")
+    if mode == "local" or mode == "full" and last > 0:
+        blocks = {"": f"0-{last}", "first": "0", "last": str(last)}[where]
+        for tower in range(choices["towers"]):
+            options += ["--blocks", f"{tower}:{blocks}=" + (f"local:{window}" if mode == "local" else mode)]
+    return options + (["--runtime-budget"] if choices["budget"] == "runtime" else [])
 
 
 def convert(tools, path, choices, *options):
@@ -291,7 +303,7 @@ def refusal(conversion, blocks):
     if conversion.code == 3:
         found = re.search(r"[RE]-[A-Z-]+(?= at )|E-NO-BLOCKS", conversion.message)
         return (found.group() if found else "?"), conversion.message
-    refused = [why for mode, why in conversion.blocks if mode != "vcc"]
+    refused = [why for _, why in conversion.blocks if why]
     if refused:
         return refused[0]["code"], str(refused)
     if len(conversion.blocks) != blocks:
@@ -324,7 +336,7 @@ def check(tools, choices, seed):
     encoder = Encoder(choices, seed)
     path = os.path.join(tools.folder, "model.onnx")
     save(encoder.model, path)
-    full = convert(tools, path, choices, "--refine", "all")
+    full = convert(tools, path, choices, "--refine", "all", *plan(choices, WINDOW["full"]))
     if full.code not in (0, 3):
         raise Failure("EXIT", f"{full.code}: {full.message[:400]}")
     refused = refusal(full, choices["blocks"] * choices["towers"])
@@ -336,7 +348,7 @@ def check(tools, choices, seed):
     os.replace(full.path, os.path.join(tools.folder, "model.full.onnx"))
     paths = []
     for options in ((), ("--inline",)):
-        small = convert(tools, path, choices, "--refine", small_budget(choices), *options)
+        small = convert(tools, path, choices, "--refine", small_budget(choices), *plan(choices, WINDOW["small"]), *options)
         if small.code != 0:
             raise Failure("EXIT", f"{small.code} at a small budget: {small.message[:400]}")
         paths.append(os.path.join(tools.folder, f"model.small{len(paths)}.onnx"))

@@ -61,6 +61,9 @@ OPTIONS = {
     # how it is converted
     "vip": ("first:1", "first:5", "last:3", "input:vip", "first:2+last:2"),
     "ladder": ("16,1", "4,1", "8,4,1"),
+    "modes": ("vcc", "local", "local_first", "local_last", "full_first", "full_last"),
+    "reselect": (1, 2, 3),
+    "budget": ("fixed", "runtime"),
 }
 
 PLAIN = {name: options[0] for name, options in OPTIONS.items()}
@@ -75,6 +78,12 @@ KNOWN = (
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
     ({"dtype": ("f16",), "layout": ("NBD",), "product": ("einsum",)}, {"head": "logits"}, "CRASH"),
+)
+
+# What was wrong once, whatever else is drawn.
+ONCE = (
+    {"layout": "NBD", "modes": "local"},
+    {"dtype": "f16", "norm": "decomposed"},
 )
 
 
