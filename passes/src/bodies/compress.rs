@@ -25,5 +25,5 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
     let weight = body.float_attribute("count_weight");
     let bias = count.max(1).float().log() * weight;
     let row_bias = is_empty.select(f32::NEG_INFINITY, bias);
-    vec![rows.to_dtype(), row_token, row_bias]
+    vec![rows.to_model(), row_token, row_bias]
 }

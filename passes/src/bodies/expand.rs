@@ -13,5 +13,5 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
         offset,
     };
     let position = layout.locate(token_slot);
-    vec![layout.current(&state, token_slot, &position).to_dtype()]
+    vec![layout.current(&state, token_slot, &position).to_model()]
 }

@@ -137,6 +137,13 @@ impl<'b> Val<'b> {
         self.cast(reference("dtype", AttrKind::Int))
     }
 
+    /// Rows `[.., .., d]` in that type, as the model reads them. The Reshape changes nothing: ONNX Runtime's fusion of a norm that is
+    /// written out takes a Cast in front of it along, and a norm of two types then does not load.
+    pub(super) fn to_model(self) -> Val<'b> {
+        let same = self.body.ints(&[0, 0, -1]);
+        self.to_dtype().op("Reshape", &[same])
+    }
+
     /// The size of `axis`, of shape [1].
     pub(super) fn dim(self, axis: i64) -> Val<'b> {
         self.op("Shape", &[]).gather(self.body.int(axis), 0)
