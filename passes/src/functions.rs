@@ -1,4 +1,5 @@
-//! Pass `functions`: inlines every call of a model-local function, so that the analysis sees one flat graph.
+//! Pass `functions`: inlines every call of a model-local function, so that the analysis sees one flat graph, and drops nodes that nothing
+//! reads: a token that is taken of the stream and thrown away is nobody's.
 //!
 //! Functions that are not called from the main graph (from a subgraph, say) stay in the file untouched.
 
@@ -23,6 +24,7 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             "E-CONVERTED: The model is converted already (it records a plan, or has functions of ai.vcc). Convert the original instead.".into(),
         ));
     }
+    c.model.graph.remove_dead();
     let mut nodes = 0;
     let mut inlined = false;
     for _ in 0..MOST_ROUNDS {

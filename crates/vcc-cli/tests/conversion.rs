@@ -14,7 +14,7 @@ use common::{
     Engine, Fixture, codes, convert, fixture, library, manifest, message, open, options, relative,
     run, runtime, try_convert,
 };
-use onnx_model::Model;
+use onnx_model::{AttrValue, Model, NewNode};
 use vcc_passes::bodies::DOMAIN;
 use vcc_passes::pipeline::Hooks;
 use vcc_passes::plan::Plan;
@@ -240,6 +240,36 @@ fn a_graph_is_well_formed_wherever_the_pipeline_stops() {
             }
         }
     }
+}
+
+/// A token that is taken out of a block and read by nothing is not what the block computes.
+#[test]
+fn what_nothing_reads_is_no_reason() {
+    let path = fixture("xlmr_class__ts17_eager").path;
+    let mut model = Model::open(&path).unwrap();
+    let graph = &mut model.graph;
+    let taken = graph.node_ids().find(|&id| {
+        let node = graph.node(id);
+        node.op_type == "Gather" && node.attr_int("axis") == Some(1)
+    });
+    let inputs = graph.node(taken.unwrap()).inputs.clone();
+    let nothing = graph.new_value("nothing");
+    graph.add_node(NewNode {
+        op_type: "Gather".into(),
+        inputs,
+        outputs: vec![Some(nothing)],
+        attributes: vec![("axis".into(), AttrValue::Int(1))],
+        ..NewNode::default()
+    });
+    let mut hooks = Hooks {
+        verify_each: true,
+        after: &mut |_, _| {},
+        stop_after: Some("blocks"),
+    };
+    let found =
+        vcc_passes::convert(model, Request::default(), Form::Functions, &mut hooks).unwrap();
+    let blocks = &found.analysis.unwrap().streams[0].blocks;
+    assert!(blocks.len() > 1 && blocks.iter().all(|b| b.axes.is_ok()));
 }
 
 #[test]
