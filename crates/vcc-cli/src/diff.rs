@@ -5,7 +5,7 @@ use crate::source;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets};
-use onnx_model::{Graph, Model, NodeId};
+use onnx_model::{Graph, Model, ValueId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         .transpose()?;
     let places = places(source::open(&options.a)?)?;
     let report = Report {
-        blocks: compare(&a.graph, &b.graph, &places),
+        blocks: compare(&a.graph, &b.graph, &places)?,
         plan,
     };
     if options.json {
@@ -92,11 +92,14 @@ fn places(model: Model) -> Result<BTreeMap<String, Place>> {
     Ok(out)
 }
 
-fn compare(a: &Graph, b: &Graph, places: &BTreeMap<String, Place>) -> Vec<(String, Changes)> {
-    let by_name = |g: &Graph| -> BTreeMap<String, NodeId> {
-        g.node_ids().map(|id| (key(g, id), id)).collect()
-    };
-    let (in_a, in_b) = (by_name(a), by_name(b));
+fn compare(
+    a: &Graph,
+    b: &Graph,
+    places: &BTreeMap<String, Place>,
+) -> Result<Vec<(String, Changes)>> {
+    let (mut in_a, mut in_b) = (BTreeMap::new(), BTreeMap::new());
+    look_into(a, &mut in_a)?;
+    look_into(b, &mut in_b)?;
     let mut blocks: BTreeMap<Place, Changes> = BTreeMap::new();
     let place = |name: &str| {
         places
@@ -105,45 +108,61 @@ fn compare(a: &Graph, b: &Graph, places: &BTreeMap<String, Place>) -> Vec<(Strin
             .flatten()
             .or_else(|| inserted(name))
     };
-    for (name, &id) in &in_a {
-        let changes = blocks.entry(place(&a.node(id).name)).or_default();
-        match in_b.get(name) {
+    for (key, node) in &in_a {
+        let changes = blocks.entry(place(&node.name)).or_default();
+        match in_b.get(key) {
             None => changes.removed += 1,
-            Some(&other) if signature(a, id) == signature(b, other) => changes.same += 1,
+            Some(other) if node == other => changes.same += 1,
             Some(_) => changes.rewired += 1,
         }
     }
-    for (name, &id) in in_b.iter().filter(|(name, _)| !in_a.contains_key(*name)) {
-        let changes = blocks.entry(place(name)).or_default();
-        *changes.added.entry(b.node(id).op_type.clone()).or_insert(0) += 1;
+    for (key, node) in in_b.iter().filter(|(key, _)| !in_a.contains_key(*key)) {
+        let changes = blocks.entry(place(key)).or_default();
+        *changes.added.entry(node.operator.clone()).or_insert(0) += 1;
     }
-    blocks
-        .into_iter()
-        .map(|(place, changes)| {
-            (
-                place.map_or("outside blocks".to_owned(), |(e, n)| {
-                    format!("block {e}.{n}")
-                }),
-                changes,
-            )
-        })
-        .collect()
+    let named = blocks.into_iter().map(|(place, changes)| {
+        let name = place.map_or("outside blocks".to_owned(), |(e, n)| {
+            format!("block {e}.{n}")
+        });
+        (name, changes)
+    });
+    Ok(named.collect())
 }
 
-/// A node's name; one without a name goes by its first output.
-fn key(graph: &Graph, id: NodeId) -> String {
-    let node = graph.node(id);
-    let output = node
-        .outputs
-        .iter()
-        .flatten()
-        .next()
-        .map(|&v| graph.value(v).name.clone());
-    if node.name.is_empty() {
-        output.unwrap_or_default()
-    } else {
-        node.name.clone()
+/// A node as it is compared.
+#[derive(PartialEq)]
+struct Known {
+    name: String,
+    operator: String,
+    /// Names of its inputs and outputs.
+    values: Vec<Option<String>>,
+}
+
+/// The nodes of a graph and of the graphs in it (a local block's are in the body of a Scan) by name; one without a name goes by its first
+/// output.
+fn look_into(graph: &Graph, nodes: &mut BTreeMap<String, Known>) -> Result<()> {
+    let name = |v: ValueId| graph.value(v).name.clone();
+    for id in graph.node_ids() {
+        let node = graph.node(id);
+        let first = node.outputs.iter().flatten().next().copied();
+        let key = match &node.name[..] {
+            "" => first.map(name).unwrap_or_default(),
+            own => own.to_owned(),
+        };
+        let values = node.inputs.iter().chain(&node.outputs);
+        let known = Known {
+            name: node.name.clone(),
+            operator: node.op_type.clone(),
+            values: values.map(|v| v.map(name)).collect(),
+        };
+        nodes.insert(key, known);
+        for attribute in ["body", "then_branch", "else_branch"] {
+            if let Some(inner) = node.subgraph(attribute)? {
+                look_into(&inner, nodes)?;
+            }
+        }
     }
+    Ok(())
 }
 
 /// The block that an inserted node's name tells: `vcc/encoder0/block3/..`.
@@ -156,17 +175,6 @@ fn inserted(name: &str) -> Place {
         .take_while(char::is_ascii_digit)
         .collect();
     Some((encoder.parse().ok()?, number.parse().ok()?))
-}
-
-fn signature(graph: &Graph, id: NodeId) -> (String, Vec<Option<&str>>) {
-    let node = graph.node(id);
-    let values = node.inputs.iter().chain(&node.outputs);
-    (
-        node.op_type.clone(),
-        values
-            .map(|v| v.map(|v| graph.value(v).name.as_str()))
-            .collect(),
-    )
 }
 
 fn print(report: &Report) {
