@@ -34,8 +34,14 @@ const LIMITS: [(&str, &str); 4] = [
     ("bert__fp16_ts17_sdpa", "tensor is F16, accessed as F32"),
 ];
 
-/// The original's outputs in tract are far from those in ONNX Runtime. What of it is converted still agrees with it.
-const WRONG: [&str; 1] = ["bert__int8_ts17_sdpa"];
+/// Products of unsigned and signed 8-bit numbers: on processors without VNNI instructions ONNX Runtime adds pairs of them up in 16 bits, and sums that
+/// do not fit are cut off. There the original's outputs are far from tract's; what is converted still agrees with it within one engine.
+const CUT_OFF: [&str; 1] = ["bert__int8_ts17_sdpa"];
+
+fn is_cut_off(model: &Fixture) -> bool {
+    let exact = is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    !exact && CUT_OFF.contains(&model.name.as_str())
+}
 
 const PADDINGS: [Padding; 3] = [Padding::None, Padding::Left, Padding::EmptyRow];
 
@@ -100,10 +106,9 @@ fn full_budget() {
             let e = error(&a, &converted.run(&inputs).unwrap());
             assert!(e <= TOLERANCE, "{what}: off by {e:e}");
             let e = error(&run(&mut reference, &inputs), &a);
-            let is_wrong = WRONG.contains(&model.name.as_str());
             assert_eq!(
                 e > TOLERANCE,
-                is_wrong,
+                is_cut_off(&model),
                 "{what}: the original differs by {e:e} between the engines"
             );
         }
@@ -127,7 +132,7 @@ fn what_tract_cannot_run() {
 #[test]
 fn small_budget() {
     let (mut runs, mut ties) = (0, 0);
-    for model in convertible().filter(|m| !WRONG.contains(&m.name.as_str())) {
+    for model in convertible().filter(|m| !is_cut_off(m)) {
         let options = "vip=first:2 ladder=8,4,1 refine=3,2";
         let bytes = convert(&model.path, options, Form::Inline);
         let mut ours = tract(scratch(&bytes).path());
