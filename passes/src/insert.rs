@@ -340,7 +340,7 @@ fn compressed(
         let out = e.vcc(
             "VccSelect",
             &[p.uniform, candidates, p.item_count, p.vote, budget],
-            &["children", "rest"],
+            &["children", "rest", "sums"],
             &[ladder(encoder), ("level", AttrValue::Int(level as i64))],
         );
         selects.push((out[0], candidates));

@@ -80,7 +80,7 @@ SIGNATURES = {
     ),
     "VccSelect": (
         "scores:T:B,H,v,C candidates:int64:B,C item_count:int64:B,P vote:bool:B,v budget:int64:1",
-        "children:int64:B,chosen rest:int64:B,left",
+        "children:int64:B,chosen rest:int64:B,left sums:float32:B,parts,C",
     ),
     "VccCompress": (
         "value:T:B,P,d scale:T:B,N,d offset:T:B,N,d items:int64:B,q item_token:int64:B,P item_count:int64:B,P vote:bool:B,v",
@@ -288,7 +288,8 @@ def select_case(rng, number, ladder, dtype, attrs, tally):
         children, rest, gaps = reference.select(scores.astype(np.float64), candidates, item_count, vote, budget, ladder, level)
         # Equal scores must be told apart by position; anything else this close is up to rounding.
         if kind == "equal" or all(gap > 1e-5 or gap == 0 and not vote[b].any() for b, gap in enumerate(gaps)):
-            return inputs, (children, rest), f"{describe} scores={kind} budget={budget} C={C}"
+            sums = np.zeros((B, 0, C), np.float32)
+            return inputs, (children, rest, sums), f"{describe} scores={kind} budget={budget} C={C}"
         tally.near_ties += 1
 
 

@@ -105,7 +105,7 @@ def operators(n, d):
         "VccCoarsen": ({"x": data(1, n, d), **tokens, "token_slot": slot, "vote": vote}, whole, typed, floats * (n + items + 2 * segments)),
         "VccSelect": (
             {"scores": scores, "candidates": roots, "item_count": count, "vote": vote, "budget": np.array([refined], np.int64)},
-            {"children": np.int64, "rest": np.int64},
+            {"children": np.int64, "rest": np.int64, "sums": np.float32},
             {"ladder": ladder, "level": 0},
             scores.nbytes + 2 * 8 * segments + listing,
         ),

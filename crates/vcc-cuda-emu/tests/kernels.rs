@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::cases::random_case;
-use common::operators::{Number, check};
+use common::cases::{Case, random_case};
+use common::operators::{Number, check, check_selections};
 use half::{bf16, f16};
 use vcc_cuda_emu::Schedule;
 
@@ -56,4 +56,38 @@ fn bfloat16() {
 #[test]
 fn long_rows() {
     cases::<f32>(4000, 6, 5000, 32);
+}
+
+/// Selections whose rows take one warp, several, all of a block, and more than a block has registers for; alone and shared out.
+#[test]
+fn wide_selections() {
+    for candidates in [255, 256, 257, 1000, 1024, 8191, 8192, 8193] {
+        for (at, (heads, capacity)) in [(2, 5), (7, 31)].into_iter().enumerate() {
+            let schedule = SCHEDULES[(candidates + at) % 4];
+            // Among so many, the scores at the cut are often too close to call.
+            let told = (0..20).any(|seed| {
+                let case = selection(candidates, heads, capacity, seed);
+                match seed % 2 {
+                    0 => check_selections::<f32>(&case, &schedule),
+                    _ => check_selections::<f16>(&case, &schedule),
+                }
+            });
+            assert!(told, "{candidates} candidates: near-ties");
+        }
+    }
+}
+
+fn selection(candidates: usize, heads: usize, capacity: usize, seed: u64) -> Case {
+    let n = 2 * candidates + capacity;
+    Case {
+        batch: 1,
+        n,
+        heads,
+        ladder: vec![2, 1],
+        capacity,
+        vip: vec![(0..n).map(|t| t % 5 == 0 && t < 200).collect()],
+        valid: vec![(0..n).map(|t| t % 7 != 3 && t % 31 > 3).collect()],
+        budgets: vec![(candidates / 3) as i64],
+        ..random_case(seed, 4, 8)
+    }
 }

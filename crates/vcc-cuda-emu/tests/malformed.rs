@@ -60,6 +60,13 @@ fn findings(path: &Path, seed: u64) -> Vec<String> {
     let state = [rows(items), rows(segments), rows(segments)];
     let (c, level) = (layout.roots(), 0);
     let refine = c / 2;
+    let sizes = launch::Selection {
+        level,
+        heads: 3,
+        candidates: c,
+        refine,
+    };
+    let parts = launch::parts(Type::F32, &layout, sizes);
     let tensors = launch::SelectionTensors {
         scores: device.input(&vec![f32::NAN; BATCH * 3 * VIPS * c]),
         candidates: any(c),
@@ -67,12 +74,7 @@ fn findings(path: &Path, seed: u64) -> Vec<String> {
         vote: device.input(&[1u8; BATCH * VIPS]),
         children: device.output::<i64>(BATCH * refine * layout.ladder().children(level)),
         rest: device.output::<i64>(BATCH * (c - refine)),
-    };
-    let sizes = launch::Selection {
-        level,
-        heads: 3,
-        candidates: c,
-        refine,
+        sums: device.output::<f32>(BATCH * parts * c),
     };
     let out = launch::Rows {
         rows: rows(VIPS + Q),

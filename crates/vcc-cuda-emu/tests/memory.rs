@@ -53,7 +53,7 @@ fn a_count_that_is_not_atomic_is_found() {
     assert_found(
         Mode::Watch,
         "count",
-        "watcher: race in vcc_select_top",
+        "watcher: race in vcc_select",
         "select.cuh",
         from,
         to,
@@ -69,7 +69,45 @@ fn a_missing_barrier_is_found() {
     assert_found(
         Mode::Watch,
         "barrier",
-        "watcher: race in vcc_select_top",
+        "watcher: race in vcc_select",
+        "select.cuh",
+        from,
+        to,
+    );
+}
+
+/// A team of several warps shares a row of scores.
+#[test]
+fn a_missing_barrier_between_warps_of_a_team_is_found() {
+    let (from, to) = (
+        "if (lane_id() == 0) numbers[warp_id()] = own;\n    __syncthreads();",
+        "if (lane_id() == 0) numbers[warp_id()] = own;",
+    );
+    let what = "watcher: race in vcc_select";
+    let fault = Patch {
+        file: "select.cuh",
+        from,
+        to,
+    };
+    faults::assert_found(
+        Mode::Watch,
+        "team",
+        what,
+        &[busy(&[2, 1], 1, 620, 8)],
+        fault,
+    );
+}
+
+#[test]
+fn a_missing_barrier_between_teams_is_found() {
+    let (from, to) = (
+        "Piece<V>::step(e)), part);\n  }\n  __syncthreads();",
+        "Piece<V>::step(e)), part);\n  }",
+    );
+    assert_found(
+        Mode::Watch,
+        "teams",
+        "watcher: race in vcc_select",
         "select.cuh",
         from,
         to,
@@ -132,7 +170,7 @@ fn memory_that_was_not_written_is_found() {
     assert_found(
         Mode::Watch,
         "unwritten",
-        "watcher: uninitialised read in vcc_select_top",
+        "watcher: uninitialised read in vcc_select",
         "select.cuh",
         from,
         to,

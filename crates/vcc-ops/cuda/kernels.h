@@ -16,8 +16,7 @@
 #define VCC_ROW_THREADS 128
 #define VCC_PARTITION_THREADS 512
 #define VCC_SEGMENT_THREADS 256
-#define VCC_SCORE_THREADS 256
-#define VCC_TOP_THREADS 1024
+#define VCC_SELECT_THREADS 1024
 
 // Tokens that a block of the partition handles, and neighbouring segments that a warp of it does; list rows that a warp of compress and
 // decompress handles; slots or tokens that a warp handles when it copies or expands.
@@ -25,6 +24,9 @@
 #define VCC_SEGMENT_GROUP 8
 #define VCC_LIST_ROWS 8
 #define VCC_COPY_ROWS 32
+
+// Candidates of a selection that a thread has in its registers.
+#define VCC_SELECT_EACH 8
 
 // The sizes of a batch row: levels L, v, nb, v + m, N and P of the specification; size[0..=L] is the ladder, start[l] the item id of
 // the first segment of level l, and start[L] = P.

@@ -1,31 +1,18 @@
 // VccSelect: which segments the VIP slots look at.
 //
-// The first kernel shares the rows of scores, one for each head and VIP slot, among `parts` blocks; each adds up the probabilities of its
-// rows for every candidate. Those sums need memory that outlives the kernel: they stand in the operator's own outputs, which have room
-// for at least two sums of every candidate (kept() below). The second kernel, one block for each batch row, adds the parts up, finds the
-// h-th best score by its bits from the top (a histogram of 8 bits at a time, in integers), and writes the outputs. It keeps two bits for
-// each candidate in shared memory, so that its size hardly depends on their number.
+// A row of scores, one for each head and VIP slot, is a softmax over the candidates. A team of warps takes a row at a time, 8 candidates in the
+// registers of each thread, so that every score is read once. The sums over a team's rows stay in registers; at the end those of all
+// teams are added up in shared memory. One block does all that and chooses: `select`. Where it would take one block long, `parts` blocks
+// share the rows of a batch row (`select_scores`) and leave their sums in the operator's output `sums`; another adds them up and chooses
+// (`select_top`).
+//
+// A block has registers for 8192 candidates. Rows that are longer are read three times, each by a whole block, and go the second way.
+//
+// The h-th best score is found by its bits from the top: a histogram of 8 bits at a time, in integers.
 #pragma once
 #include "tree.cuh"
 
-// Where part sums stand, in one batch row: the memory of `children`, then that of `rest`, as floats.
-struct Kept {
-  float* children;
-  float* rest;
-  int in_children;
-
-  VCC_DEVICE float& at(int i) const { return i < in_children ? children[i] : rest[i - in_children]; }
-};
-
-VCC_DEVICE Kept kept(int64_t* children, int64_t* rest, size_t batch, int fan, int count, int refine) {
-  const size_t in_children = (size_t)refine * fan, in_rest = count - refine;
-  return {reinterpret_cast<float*>(children + batch * in_children), reinterpret_cast<float*>(rest + batch * in_rest),
-          (int)(2 * in_children)};
-}
-
-VCC_DEVICE bool is_eligible(const VccLayout& layout, const int64_t* item_count, int64_t id) {
-  return checked_item(layout, id) >= 0 && item_count[id] > 0;
-}
+constexpr int kEach = VCC_SELECT_EACH, kSpan = 32 * kEach, kWarps = VCC_SELECT_THREADS / 32, kMost = kWarps * kSpan;
 
 // exp(x) for x <= 0 to about 1e-7, with the same bits on every target. NaN gives an unspecified number.
 VCC_DEVICE float exp_nonpositive(float x) {
@@ -46,90 +33,237 @@ VCC_DEVICE float exp_nonpositive(float x) {
   return series * __uint_as_float((__float_as_uint(shifted) - __float_as_uint(kRound) + 127u) << 23);
 }
 
-// The highest score of a row and what the exponentials are multiplied by; NaN if the row has no softmax.
-struct Softmax {
-  float highest, factor;
+// The inputs of one batch row.
+template <class T>
+struct Scores {
+  const T* scores;
+  const int64_t* candidates;
+  const int64_t* item_count;
+  const uint8_t* vote;
+  int vips, rows, count;
 };
 
-// `eligible` has a bit for each candidate.
-template <class T, int V>
-VCC_DEVICE Softmax softmax(const T* scores, const unsigned* eligible, int count) {
-  float highest = -INFINITY;
-  bool nan = false;
-  for (int base = lane_id() * V; base < count; base += 32 * V) {
-    const Vector<T, V> x = load<T, V>(scores + base);
-    const unsigned bits = eligible[base / 32] >> base % 32;
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      const float score = to_float(x.at[v]);
-      if ((bits >> v & 1) == 0) continue;
-      nan = nan || !(score == score);
-      highest = score > highest ? score : highest;
-    }
-  }
-  highest = warp_max(highest);
-  const bool none = __ballot_sync(kAll, nan) != 0 || highest == INFINITY || highest == -INFINITY;
-  float total = 0.f;
-  for (int base = lane_id() * V; base < count && !none; base += 32 * V) {
-    const Vector<T, V> x = load<T, V>(scores + base);
-    const unsigned bits = eligible[base / 32] >> base % 32;
-#pragma unroll
-    for (int v = 0; v < V; v++) total += (bits >> v & 1) != 0 ? exp_nonpositive(to_float(x.at[v]) - highest) : 0.f;
-  }
-  total = warp_sum(total);
-  return {highest, none ? NAN : 1.f / total};
+template <class T>
+VCC_DEVICE Scores<T> scores_of(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote,
+                               const VccLayout& layout, int heads, int count) {
+  const size_t batch = blockIdx.z;
+  const int rows = heads * layout.vips;
+  return {scores + batch * rows * count,
+          candidates + batch * count,
+          item_count + batch * layout.items,
+          vote + batch * layout.vips,
+          layout.vips,
+          rows,
+          count};
 }
 
-template <class T, int V>
-VCC_DEVICE void select_scores(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote,
-                              int64_t* children, int64_t* rest, const VccLayout& layout, int level, int heads, int count, int refine,
-                              int parts) {
-  VCC_SHARED(unsigned, eligible);
-  constexpr int kWarps = VCC_SCORE_THREADS / 32;
-  float* const highest = reinterpret_cast<float*>(eligible + blocks_of(count, 32));
-  float* const factor = highest + kWarps;
-  const size_t batch = blockIdx.z;
-  const int part = (int)blockIdx.x, rows = heads * layout.vips;
-  const int begin = (int)((int64_t)part * rows / parts), end = (int)((int64_t)(part + 1) * rows / parts);
-  scores += batch * rows * count;
-  candidates += batch * count;
-  item_count += batch * layout.items;
-  const Kept sums = kept(children, rest, batch, layout.size[level] / layout.size[level + 1], count, refine);
-
-  for (int base = warp_id() * 32; base < count; base += VCC_SCORE_THREADS) {
-    const int at = base + lane_id();
-    const unsigned bits = __ballot_sync(kAll, at < count && is_eligible(layout, item_count, candidates[at]));
+// A bit for each candidate: whether it takes part in the softmax.
+template <class T>
+VCC_DEVICE void mark_eligible(const Scores<T>& in, const VccLayout& layout, unsigned* eligible) {
+  for (int base = warp_id() * 32; base < in.count; base += VCC_SELECT_THREADS) {
+    const int at = base + lane_id(), id = at < in.count ? checked_item(layout, in.candidates[at]) : -1;
+    const unsigned bits = __ballot_sync(kAll, id >= 0 && in.item_count[id] > 0);
     if (lane_id() == 0) eligible[base / 32] = bits;
   }
   __syncthreads();
-  // A part without rows still has sums: zeros.
-  for (int first = begin; first == begin || first < end; first += kWarps) {
-    const int row = first + warp_id();
-    Softmax own = {0.f, 0.f};
-    if (row < end && vote[batch * layout.vips + row % layout.vips] != 0) own = softmax<T, V>(scores + (size_t)row * count, eligible, count);
-    if (lane_id() == 0) {
-      highest[warp_id()] = own.highest;
-      factor[warp_id()] = own.factor;
+}
+
+VCC_DEVICE bool is_marked(const unsigned* eligible, int at) { return (eligible[at / 32] >> at % 32 & 1) != 0; }
+
+// A number for each of the candidates that a thread has: V neighbours, and V more 32 * V candidates on.
+template <int V>
+struct Piece {
+  float at[kEach];
+
+  // How far the e-th is from the first.
+  static VCC_DEVICE int step(int e) { return e / V * 32 * V + e % V; }
+};
+
+// The scores of candidates from `first` on: -inf where one is not eligible, and inf in place of NaN, as neither has a softmax.
+template <class T, int V>
+VCC_DEVICE Piece<V> read(const Scores<T>& in, const unsigned* eligible, int row, int first) {
+  Piece<V> x;
+#pragma unroll
+  for (int e = 0; e < kEach; e += V) {
+    const int base = first + Piece<V>::step(e);
+    const bool inside = base < in.count;
+    const Vector<T, V> scores = inside ? load<T, V>(in.scores + (size_t)row * in.count + base) : filled<T, V>(0.f);
+    const unsigned bits = inside ? eligible[base / 32] >> base % 32 : 0;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const float score = to_float(scores.at[v]);
+      x.at[e + v] = (bits >> v & 1) == 0 ? -INFINITY : score == score ? score : INFINITY;
     }
+  }
+  return x;
+}
+
+template <int V>
+VCC_DEVICE float highest_of(const Piece<V>& x) {
+  float highest = x.at[0];
+#pragma unroll
+  for (int e = 1; e < kEach; e++) highest = x.at[e] > highest ? x.at[e] : highest;
+  return highest;
+}
+
+// Replaces scores by exponentials, and returns their sum.
+template <int V>
+VCC_DEVICE float exponentials(Piece<V>& x, float highest) {
+  float total = 0.f;
+#pragma unroll
+  for (int e = 0; e < kEach; e++) {
+    x.at[e] = exp_nonpositive(x.at[e] - highest);
+    total += x.at[e];
+  }
+  return total;
+}
+
+// What the warps of a team tell each other. Two numbers of every warp, used in turns: a barrier lies between two uses of the same one.
+struct Team {
+  int warps;
+  float* highest;
+  float* total;
+
+  VCC_DEVICE int index() const { return warp_id() / warps; }
+  // The first candidate of this thread.
+  template <int V>
+  VCC_DEVICE int first() const {
+    return warp_id() % warps * kSpan + lane_id() * V;
+  }
+
+  VCC_DEVICE float max(float x) const {
+    x = warp_max(x);
+    return warps == 1 ? x : warp_max(exchange(highest, x, -INFINITY));
+  }
+  VCC_DEVICE float sum(float x) const {
+    x = warp_sum(x);
+    return warps == 1 ? x : warp_sum(exchange(total, x, 0.f));
+  }
+
+ private:
+  // Lane i gets the number of the team's warp i.
+  VCC_DEVICE float exchange(float* numbers, float own, float otherwise) const {
+    if (lane_id() == 0) numbers[warp_id()] = own;
     __syncthreads();
-    for (int base = (int)threadIdx.x * V; base < count; base += VCC_SCORE_THREADS * V) {
-      const unsigned bits = eligible[base / 32] >> base % 32;
-      float sum[V];
+    return lane_id() < warps ? numbers[index() * warps + lane_id()] : otherwise;
+  }
+};
+
+// As few warps as have registers for a row, and a power of two of them.
+VCC_DEVICE int team_warps(int count) {
+  int warps = 1;
+  while (warps < kWarps && warps * kSpan < count) warps *= 2;
+  return warps;
+}
+
+// What the exponentials of a row are multiplied by; NaN if it has no softmax.
+VCC_DEVICE float factor_of(float highest, float total) {
+  return highest == INFINITY || highest == -INFINITY ? NAN : 1.f / total;
+}
+
+// The sums of rows `begin` to `end`, each row by a team.
+template <class T, int V>
+VCC_DEVICE Piece<V> add_rows(const Scores<T>& in, const unsigned* eligible, int begin, int end, const Team& team) {
+  Piece<V> sum = {};
+  for (int base = begin; base < end; base += kWarps / team.warps) {
+    const int row = base + team.index();
+    const bool votes = row < end && in.vote[row % in.vips] != 0;
+    Piece<V> x = {};
+    if (votes) x = read<T, V>(in, eligible, row, team.template first<V>());
+    const float highest = team.max(votes ? highest_of(x) : -INFINITY);
+    const float total = team.sum(votes ? exponentials(x, highest) : 0.f);
+    if (!votes) continue;
+    const float factor = factor_of(highest, total);
 #pragma unroll
-      for (int v = 0; v < V; v++) sum[v] = first == begin ? 0.f : sums.at(part * count + base + v);
-      for (int i = 0; i < kWarps; i++) {
-        // A factor is positive or NaN; it is 0 where no slot votes.
-        if (factor[i] == 0.f) continue;
-        const Vector<T, V> x = load<T, V>(scores + (size_t)(first + i) * count + base);
+    for (int e = 0; e < kEach; e++) sum.at[e] = fmaf(x.at[e], factor, sum.at[e]);
+  }
+  return sum;
+}
+
+// Where a team's sum of a candidate stands: 16 bytes are left out after every 128, so that vectors of all lanes meet all banks.
+VCC_DEVICE int padded(int at) { return at + at / 32 * 4; }
+
+// Adds up the sums of all teams: own[i] is that of candidate i * VCC_SELECT_THREADS + threadIdx.x.
+template <int V>
+VCC_DEVICE void add_teams(const Piece<V>& sum, const Team& team, int count, float* area, float (&own)[kEach]) {
+  constexpr int W = V < 4 ? V : 4;
+  const int size = padded(team.warps * kSpan);
+  float* const to = area + team.index() * size;
 #pragma unroll
-        for (int v = 0; v < V; v++) {
-          if ((bits >> v & 1) != 0) sum[v] = fmaf(exp_nonpositive(to_float(x.at[v]) - highest[i]), factor[i], sum[v]);
-        }
+  for (int e = 0; e < kEach; e += W) {
+    Vector<float, W> part;
+#pragma unroll
+    for (int w = 0; w < W; w++) part.at[w] = sum.at[e + w];
+    store<float, W>(to + padded(team.template first<V>() + Piece<V>::step(e)), part);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kEach; i++) {
+    const int at = i * VCC_SELECT_THREADS + (int)threadIdx.x;
+    own[i] = 0.f;
+    for (int other = 0; other < kWarps / team.warps && at < count; other++) own[i] += area[other * size + padded(at)];
+  }
+}
+
+// The sums of long rows, in memory. From the first barrier to the second, a thread reads back only what it wrote.
+template <class T, int V>
+VCC_DEVICE void add_long_rows(const Scores<T>& in, const unsigned* eligible, int begin, int end, const Team& team, float* sums) {
+  const int first = team.template first<V>();
+  for (int at = (int)threadIdx.x; at < in.count; at += VCC_SELECT_THREADS) sums[at] = 0.f;
+  __syncthreads();
+  for (int row = begin; row < end; row++) {
+    if (in.vote[row % in.vips] == 0) continue;
+    float highest = -INFINITY, total = 0.f;
+    for (int base = first; base < in.count; base += kMost) {
+      const float other = highest_of(read<T, V>(in, eligible, row, base));
+      highest = other > highest ? other : highest;
+    }
+    highest = team.max(highest);
+    for (int base = first; base < in.count; base += kMost) {
+      Piece<V> x = read<T, V>(in, eligible, row, base);
+      total += exponentials(x, highest);
+    }
+    const float factor = factor_of(highest, team.sum(total));
+    for (int base = first; base < in.count; base += kMost) {
+      Piece<V> x = read<T, V>(in, eligible, row, base);
+      exponentials(x, highest);
+#pragma unroll
+      for (int e = 0; e < kEach; e++) {
+        const int at = base + Piece<V>::step(e);
+        if (at < in.count) sums[at] = fmaf(x.at[e], factor, sums[at]);
       }
-#pragma unroll
-      for (int v = 0; v < V; v++) sums.at(part * count + base + v) = sum[v];
     }
-    __syncthreads();
+  }
+  __syncthreads();
+  for (int at = (int)threadIdx.x; at < in.count; at += VCC_SELECT_THREADS) {
+    if (!is_marked(eligible, at)) sums[at] = -INFINITY;
+  }
+}
+
+template <class T, int V>
+VCC_DEVICE void select_scores(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote, float* sums,
+                              const VccLayout& layout, int heads, int count, int parts) {
+  VCC_SHARED(float, area);
+  const bool is_long = count > kMost;
+  float* const numbers = area + (is_long ? 0 : padded(kMost));
+  unsigned* const eligible = reinterpret_cast<unsigned*>(numbers + 2 * kWarps);
+  const Scores<T> in = scores_of(scores, candidates, item_count, vote, layout, heads, count);
+  const Team team = {team_warps(count), numbers, numbers + kWarps};
+  const int part = (int)blockIdx.x;
+  const int begin = (int)((int64_t)part * in.rows / parts), end = (int)((int64_t)(part + 1) * in.rows / parts);
+  sums += ((size_t)blockIdx.z * parts + part) * count;
+
+  mark_eligible(in, layout, eligible);
+  if (is_long) {
+    add_long_rows<T, V>(in, eligible, begin, end, team, sums);
+    return;
+  }
+  float own[kEach];
+  add_teams(add_rows<T, V>(in, eligible, begin, end, team), team, count, area, own);
+#pragma unroll
+  for (int i = 0; i < kEach; i++) {
+    const int at = i * VCC_SELECT_THREADS + (int)threadIdx.x;
+    if (at < count) sums[at] = is_marked(eligible, at) ? own[i] : -INFINITY;
   }
 }
 
@@ -139,32 +273,20 @@ VCC_DEVICE unsigned order_of(float score) {
   return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Replaces the part sums of each candidate by its place in the order. The mean's divisor is the same for all and left out. Each thread
-// reads back only what it wrote.
-VCC_DEVICE void write_orders(const Kept& sums, const VccLayout& layout, const int64_t* candidates, const int64_t* item_count, int count,
-                             int parts) {
-  for (int at = (int)threadIdx.x; at < count; at += VCC_TOP_THREADS) {
-    float score = sums.at(at);
-    for (int part = 1; part < parts; part++) score += sums.at(part * count + at);
-    const bool eligible = is_eligible(layout, item_count, candidates[at]);
-    sums.at(at) = __uint_as_float(order_of(eligible ? score : -INFINITY));
-  }
-}
-
 // The h-th highest place in the order, and how many of the candidates that have it are among the h.
 struct Cut {
   unsigned order;
   int equal;
 };
 
-VCC_DEVICE Cut find_cut(const Kept& sums, int count, int refine, int* histogram, int* found) {
+VCC_DEVICE Cut find_cut(const unsigned* orders, int count, int refine, int* histogram, int* found) {
   Cut cut = {0, refine};
   unsigned known = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
     if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
     __syncthreads();
-    for (int at = (int)threadIdx.x; at < count; at += VCC_TOP_THREADS) {
-      const unsigned order = __float_as_uint(sums.at(at));
+    for (int at = (int)threadIdx.x; at < count; at += VCC_SELECT_THREADS) {
+      const unsigned order = orders[at];
       if ((order & known) == cut.order) atomicAdd(&histogram[order >> shift & 255], 1);
     }
     __syncthreads();
@@ -209,31 +331,25 @@ VCC_DEVICE void settle_ties(unsigned* chosen, unsigned* before, int words, int e
   }
 }
 
-VCC_KERNEL(VCC_TOP_THREADS)
-vcc_select_top(const int64_t* candidates, const int64_t* item_count, int64_t* children, int64_t* rest, VCC_LAYOUT layout, int level,
-               int count, int refine, int parts) {
-  VCC_SHARED(unsigned, chosen);
+// Writes the outputs of a batch row, from the order of each candidate's score. `shared` has room for two bits of each candidate and a histogram.
+VCC_DEVICE void choose(const unsigned* orders, unsigned* shared, const int64_t* candidates, int64_t* children, int64_t* rest,
+                       const VccLayout& layout, int level, int count, int refine) {
   const int words = blocks_of(count, 32), fan = layout.size[level] / layout.size[level + 1];
-  unsigned* const before = chosen + words;
-  int* const histogram = reinterpret_cast<int*>(before + words);
-  int* const found = histogram + 256;
+  unsigned *const chosen = shared, *const before = shared + words;
+  int *const histogram = reinterpret_cast<int*>(before + words), *const found = histogram + 256;
   const size_t batch = blockIdx.z;
   candidates += batch * count;
 
+  // With all or none of them, the scores do not matter.
   const bool decided = refine == 0 || refine == count;
-  const Kept sums = kept(children, rest, batch, fan, count, refine);
   Cut cut = {0, 0};
-  if (!decided) {
-    write_orders(sums, layout, candidates, item_count + batch * layout.items, count, parts);
-    cut = find_cut(sums, count, refine, histogram, found);
-  }
-  for (int base = warp_id() * 32; base < words * 32; base += VCC_TOP_THREADS) {
+  if (!decided) cut = find_cut(orders, count, refine, histogram, found);
+  for (int base = warp_id() * 32; base < words * 32; base += VCC_SELECT_THREADS) {
     const int at = base + lane_id();
     bool above = decided && refine > 0 && at < count, tied = false;
     if (!decided && at < count) {
-      const unsigned order = __float_as_uint(sums.at(at));
-      above = order > cut.order;
-      tied = order == cut.order;
+      above = orders[at] > cut.order;
+      tied = orders[at] == cut.order;
     }
     const unsigned above_lanes = __ballot_sync(kAll, above), tied_lanes = __ballot_sync(kAll, tied);
     if (lane_id() == 0) {
@@ -245,12 +361,11 @@ vcc_select_top(const int64_t* candidates, const int64_t* item_count, int64_t* ch
   if (warp_id() == 0) settle_ties(chosen, before, words, cut.equal);
   __syncthreads();
 
-  // The sums are not needed any more.
   children += batch * refine * fan;
   rest += batch * (count - refine);
   const int first_child = level + 1 == layout.levels ? layout.vips : layout.start[level + 1];
   const int last = layout.start[level + 1] - layout.start[level] - 1;
-  for (int base = warp_id() * 32; base < count; base += VCC_TOP_THREADS) {
+  for (int base = warp_id() * 32; base < count; base += VCC_SELECT_THREADS) {
     const int at = base + lane_id(), earlier = (int)before[base / 32];
     const unsigned bits = chosen[base / 32], below = bits & ((1u << lane_id()) - 1);
     const int64_t id = at < count ? candidates[at] : 0;
@@ -265,4 +380,45 @@ vcc_select_top(const int64_t* candidates, const int64_t* item_count, int64_t* ch
       }
     }
   }
+}
+
+// All in one block; `refine` is not 0 and not all.
+template <class T, int V>
+VCC_DEVICE void select(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote, int64_t* children,
+                       int64_t* rest, const VccLayout& layout, int level, int heads, int count, int refine) {
+  VCC_SHARED(float, area);
+  float* const numbers = area + padded(kMost);
+  unsigned* const eligible = reinterpret_cast<unsigned*>(numbers + 2 * kWarps);
+  const Scores<T> in = scores_of(scores, candidates, item_count, vote, layout, heads, count);
+  const Team team = {team_warps(count), numbers, numbers + kWarps};
+  mark_eligible(in, layout, eligible);
+  float own[kEach];
+  add_teams(add_rows<T, V>(in, eligible, 0, in.rows, team), team, count, area, own);
+  // The orders take the place of the sums, and what is chosen that of what is eligible.
+  __syncthreads();
+  unsigned* const orders = reinterpret_cast<unsigned*>(area);
+#pragma unroll
+  for (int i = 0; i < kEach; i++) {
+    const int at = i * VCC_SELECT_THREADS + (int)threadIdx.x;
+    if (at < count) orders[at] = order_of(is_marked(eligible, at) ? own[i] : -INFINITY);
+  }
+  __syncthreads();
+  choose(orders, eligible, candidates, children, rest, layout, level, count, refine);
+}
+
+VCC_KERNEL(VCC_SELECT_THREADS)
+vcc_select_top(const int64_t* candidates, float* sums, int64_t* children, int64_t* rest, VCC_LAYOUT layout, int level, int count,
+               int refine, int parts) {
+  VCC_SHARED(unsigned, shared);
+  sums += (size_t)blockIdx.z * parts * count;
+  // The orders of long rows take the place of the first sums.
+  const bool is_long = count > kMost;
+  unsigned* const orders = is_long ? reinterpret_cast<unsigned*>(sums) : shared;
+  for (int at = (int)threadIdx.x; at < count && parts > 0; at += VCC_SELECT_THREADS) {
+    float score = sums[at];
+    for (int part = 1; part < parts; part++) score += sums[(size_t)part * count + at];
+    orders[at] = order_of(score);
+  }
+  __syncthreads();
+  choose(orders, shared + (is_long || parts == 0 ? 0 : count), candidates, children, rest, layout, level, count, refine);
 }

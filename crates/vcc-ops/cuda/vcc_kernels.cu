@@ -8,15 +8,19 @@
 
 #define VCC_ENTRIES(name, T, V)                                                                                                         \
   VCC_KERNEL(VCC_ROW_THREADS)                                                                                                           \
-  vcc_coarsen_##name(const T* x, const int64_t* item_token, const int64_t* item_count, T* value, T* scale, T* offset, VCC_LAYOUT layout, \
+  vcc_coarsen_##name(const T* x, const int64_t* item_token, const int64_t* item_count, T* value, T* scale, T* offset, VCC_LAYOUT layout,\
                      int n, int d) {                                                                                                    \
     coarsen<T, V>(x, item_token, item_count, value, scale, offset, layout, n, d);                                                       \
   }                                                                                                                                     \
-  VCC_KERNEL(VCC_SCORE_THREADS)                                                                                                         \
-  vcc_select_scores_##name(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote,                  \
-                           int64_t* children, int64_t* rest, VCC_LAYOUT layout, int level, int heads, int count, int refine,            \
-                           int parts) {                                                                                                 \
-    select_scores<T, V>(scores, candidates, item_count, vote, children, rest, layout, level, heads, count, refine, parts);              \
+  VCC_KERNEL(VCC_SELECT_THREADS)                                                                                                        \
+  vcc_select_##name(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote, int64_t* children,      \
+                    int64_t* rest, VCC_LAYOUT layout, int level, int heads, int count, int refine) {                                    \
+    select<T, V>(scores, candidates, item_count, vote, children, rest, layout, level, heads, count, refine);                            \
+  }                                                                                                                                     \
+  VCC_KERNEL(VCC_SELECT_THREADS)                                                                                                        \
+  vcc_select_scores_##name(const T* scores, const int64_t* candidates, const int64_t* item_count, const uint8_t* vote, float* sums,     \
+                           VCC_LAYOUT layout, int heads, int count, int parts) {                                                        \
+    select_scores<T, V>(scores, candidates, item_count, vote, sums, layout, heads, count, parts);                                       \
   }                                                                                                                                     \
   VCC_KERNEL(VCC_ROW_THREADS)                                                                                                           \
   vcc_compress_##name(const T* value, const T* scale, const T* offset, const int64_t* items, const int64_t* item_token,                 \
@@ -35,7 +39,7 @@
     decompress_level<T, V>(value, scale, offset, items, item_count, layout, q, d, level);                                               \
   }                                                                                                                                     \
   VCC_KERNEL(VCC_ROW_THREADS)                                                                                                           \
-  vcc_expand_##name(const T* value, const T* scale, const T* offset, const int64_t* token_slot, T* x, VCC_LAYOUT layout, int n, int d) { \
+  vcc_expand_##name(const T* value, const T* scale, const T* offset, const int64_t* token_slot, T* x, VCC_LAYOUT layout, int n, int d) {\
     expand<T, V>(value, scale, offset, token_slot, x, layout, n, d);                                                                    \
   }
 

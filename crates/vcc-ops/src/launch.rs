@@ -31,9 +31,13 @@ const PARTITION_TOKENS: usize = 4096;
 const SEGMENT_THREADS: usize = 256;
 /// Neighbouring segments of a level that a warp of the partition handles.
 const SEGMENT_GROUP: usize = 8;
-const SCORE_THREADS: usize = 256;
+const SELECT_THREADS: usize = 1024;
+/// Candidates of a selection that a thread has in its registers.
+const SELECT_EACH: usize = 8;
+/// Bytes of one candidate's scores that a block adds up. What blocks that share the work move more than one alone, about 24 bytes for
+/// each candidate and block, is a seventh of that.
+const PART_BYTES: usize = 168;
 const MAX_PARTS: usize = 64;
-const TOP_THREADS: usize = 1024;
 const VECTOR_BYTES: usize = 16;
 /// The driver's limit for the second and third dimension of a grid.
 const MAX_GRID: usize = 65_535;
@@ -390,10 +394,33 @@ pub struct SelectionTensors {
     pub children: Pointer,
     /// `[B,C-h]`
     pub rest: Pointer,
+    /// `[B,s,C]`, with `s` of [`parts`]
+    pub sums: Pointer,
 }
 
-/// `VccSelect`; `ty` is that of the scores. The sums of the scores stand in the outputs until these are written: together they have
-/// `h*c + C-h` integers of 8 bytes, so there is room for at least two sums of `C` floats.
+/// How many blocks share the scores of a batch row, each with sums of its own in the output `sums`; 0 if there are none to add up, or if
+/// the block that chooses does it alone.
+pub fn parts(ty: Type, layout: &Layout, sizes: Selection) -> usize {
+    let Selection {
+        heads,
+        candidates,
+        refine,
+        ..
+    } = sizes;
+    // If all or none are refined, nobody asks for the scores.
+    if refine == 0 || refine == candidates {
+        return 0;
+    }
+    let bytes = heads * layout.vips() * ty.bytes();
+    let parts = (bytes + PART_BYTES / 2) / PART_BYTES;
+    let alone = candidates <= SELECT_THREADS * SELECT_EACH;
+    match parts.min(MAX_PARTS) {
+        0 | 1 if alone => 0,
+        parts => parts.max(1),
+    }
+}
+
+/// `VccSelect`; `ty` is that of the scores.
 ///
 /// # Errors
 /// Sizes that the kernels are not made for.
@@ -404,6 +431,7 @@ pub fn select(
     sizes: Selection,
     tensors: SelectionTensors,
 ) -> Result<Vec<Launch>, Error> {
+    let parts = parts(ty, layout, sizes);
     let Selection {
         level,
         heads,
@@ -414,53 +442,61 @@ pub fn select(
     if candidates == 0 {
         return Ok(vec![]);
     }
-    let chosen = refine * layout.ladder().children(level);
-    int("selected items", chosen)?;
-    let rows = heads * layout.vips();
-    int("rows of scores", rows)?;
-    let sizes = Argument::Layout(device(layout)?);
-    let warps = SCORE_THREADS / WARP;
-    let parts = (2 * (chosen + candidates - refine) / candidates)
-        .min(rows.div_ceil(warps))
-        .clamp(1, MAX_PARTS);
-    let words = candidates.div_ceil(WARP);
-    let [level, heads, count, refined, summed] =
-        [level, heads, candidates, refine, parts].map(|number| Argument::Int(number as i32));
-
-    let channels = channels(ty, candidates, &[tensors.scores]);
-    let mut arguments = arguments![
+    int("selected items", refine * layout.ladder().children(level))?;
+    int("rows of scores", heads * layout.vips())?;
+    let numbers = [level, heads, candidates, refine, parts];
+    let [level, heads, count, refined, summed] = numbers.map(|number| Argument::Int(number as i32));
+    let layout = Argument::Layout(device(layout)?);
+    let inputs = arguments![
         Pointer(tensors.scores),
         Pointer(tensors.candidates),
         Pointer(tensors.item_count),
         Pointer(tensors.vote),
-        Pointer(tensors.children),
-        Pointer(tensors.rest),
     ];
-    arguments.extend([sizes, level, heads, count, refined, summed]);
-    let scores = launch(
-        format!("vcc_select_scores_{}", channels.suffix),
-        [parts, 1, batch],
-        SCORE_THREADS,
-        size_of::<u32>() * (words + 2 * warps),
-        arguments,
-    )?;
-    let mut arguments = arguments![
-        Pointer(tensors.candidates),
-        Pointer(tensors.item_count),
-        Pointer(tensors.children),
-        Pointer(tensors.rest),
-    ];
-    arguments.extend([sizes, level, count, refined, summed]);
-    let top = launch(
-        "vcc_select_top".into(),
-        [1, 1, batch],
-        TOP_THREADS,
-        size_of::<u32>() * (2 * words + 256 + 2),
-        arguments,
-    )?;
-    // If all or none are refined, nobody asks for the scores.
-    let decided = refine == 0 || refine == candidates;
-    Ok(scores.filter(|_| !decided).into_iter().chain(top).collect())
+    let outputs = arguments![Pointer(tensors.children), Pointer(tensors.rest)];
+    let sums = arguments![Pointer(tensors.sums)];
+
+    let words = candidates.div_ceil(WARP);
+    // Two bits for each candidate, a histogram, and what it found.
+    let choice = 2 * words + 256 + 2;
+    // The sums of all teams, with 4 numbers left out after every 32, and two numbers for each warp.
+    let room = SELECT_THREADS * SELECT_EACH;
+    let is_long = candidates > room;
+    let area = if is_long { 0 } else { room / 8 * 9 } + 2 * SELECT_THREADS / WARP;
+
+    let rows = channels(ty, candidates, &[tensors.scores]);
+    let kernel = |name: &str, blocks, numbers: usize, arguments: Vec<Argument>| {
+        let shared = size_of::<f32>() * numbers;
+        launch(
+            name.into(),
+            [blocks, 1, batch],
+            SELECT_THREADS,
+            shared,
+            arguments,
+        )
+    };
+    let launches = if parts == 0 && refine > 0 && refine < candidates {
+        let arguments = [inputs, outputs, vec![layout, level, heads, count, refined]].concat();
+        let name = format!("vcc_select_{}", rows.suffix);
+        [None, kernel(&name, 1, area + choice, arguments)?]
+    } else {
+        let arguments = [inputs, sums.clone(), vec![layout, heads, count, summed]].concat();
+        let name = format!("vcc_select_scores_{}", rows.suffix);
+        let scores = kernel(&name, parts, area + words, arguments)?;
+        let arguments = [
+            arguments![Pointer(tensors.candidates)],
+            sums,
+            outputs,
+            vec![layout, level, count, refined, summed],
+        ]
+        .concat();
+        let orders = if is_long || parts == 0 { 0 } else { candidates };
+        [
+            scores,
+            kernel("vcc_select_top", 1, orders + choice, arguments)?,
+        ]
+    };
+    Ok(launches.into_iter().flatten().collect())
 }
 
 /// The outputs of `VccCompress`.

@@ -32,6 +32,8 @@ VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 KINDS = {np.dtype(np.float32): TP.FLOAT, np.dtype(np.float16): TP.FLOAT16, np.dtype(np.int64): TP.INT64, np.dtype(bool): TP.BOOL}
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-3}
 TOLERANCE_BF16 = 1.6e-2
+# What a selection gives; its sums are memory of the CUDA kernels.
+SELECTED = {"children": np.int64, "rest": np.int64, "sums": np.float32}
 LADDERS = [[2, 1], [5, 1], [16, 1], [4, 2, 1], [12, 6, 2, 1], [16, 4, 1]]
 
 
@@ -212,7 +214,7 @@ def check_select(case):
     fan = case.ladder[level] // case.ladder[level + 1]
     inputs = {"scores": scores, "candidates": candidates, "item_count": case.count, "vote": case.vote}
     inputs["budget"] = np.array([budget], np.int64)
-    got = run("VccSelect", inputs, {"children": np.int64, "rest": np.int64}, ladder=case.ladder, level=level)
+    got = run("VccSelect", inputs, SELECTED, ladder=case.ladder, level=level)
     for i in range(case.batch):
         with np.errstate(invalid="ignore"):
             children, rest, near = spec_select(case.tree, scores[i].astype(np.float64), candidates[i], case.count[i], case.vote[i], refine)
@@ -238,7 +240,7 @@ def pipeline(d, kind, ladder=(16, 1), blocks=1, budget=20):
     for i in range(blocks):
         state, new = [f"{s}{i}" for s in "vso"], [f"{s}{i + 1}" for s in "vso"]
         nodes += [
-            node("VccSelect", ["scores", "roots", "count", "vote", "budget"], [f"ch{i}", f"re{i}"], ladder=list(ladder), level=0),
+            node("VccSelect", ["scores", "roots", "count", "vote", "budget"], [f"ch{i}", f"re{i}", f"sums{i}"], ladder=list(ladder), level=0),
             helper.make_node("Concat", [f"ch{i}", f"re{i}"], [f"items{i}"], axis=1),
             node("VccCompress", [*state, f"items{i}", "token", "count", "vote"], [f"rows{i}", f"rt{i}", f"rb{i}"], **typed),
             helper.make_node("Mul", [f"rows{i}", "factor"], [f"y{i}"]),
@@ -357,7 +359,7 @@ def check_refusals():
         "VccCompress": (compress, {"rows": kind, "row_token": np.int64, "row_bias": np.float32}, typed),
         "VccDecompress": (decompress, {"value2": kind, "scale2": kind, "offset2": kind}, typed),
         "VccExpand": (expand, {"x": kind}, typed),
-        "VccSelect": (select, {"children": np.int64, "rest": np.int64}, {"ladder": case.ladder, "level": 0}),
+        "VccSelect": (select, SELECTED, {"ladder": case.ladder, "level": 0}),
     }
     # Axes of which any size is right.
     free = [("VccCoarsen", "x", 2), ("VccCompress", "items", 1), ("VccExpand", "token_slot", 1), ("VccSelect", "scores", 1)]

@@ -106,7 +106,7 @@ impl Operator {
         match self {
             Operator::Partition => &["item_token", "item_count", "token_slot", "vote", "roots"],
             Operator::Coarsen => &["value", "scale", "offset"],
-            Operator::Select => &["children", "rest"],
+            Operator::Select => &["children", "rest", "sums"],
             Operator::Compress => &["rows", "row_token", "row_bias"],
             Operator::Decompress => &["new_value", "new_scale", "new_offset"],
             Operator::Expand => &["x"],

@@ -39,7 +39,9 @@ pub(super) fn build<'b>(body: &'b Body, ladder: &[i64]) -> Vec<Val<'b>> {
         .named("ordered");
     let refined = ordered.slice(1, 0, chosen_count);
     let rest = ordered.slice(1, chosen_count, total);
-    vec![children(&layout, refined, chosen_count), rest]
+    // Memory for the library's kernels: a body needs none.
+    let sums = score.unsqueeze(&[1]).slice(1, 0, 0);
+    vec![children(&layout, refined, chosen_count), rest, sums]
 }
 
 /// The score of every candidate, [B, C]: attention averaged over heads and voting slots, -inf where it is not to be chosen

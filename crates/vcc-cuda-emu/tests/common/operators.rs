@@ -100,6 +100,13 @@ pub(crate) fn check<T: Number>(case: &Case, runner: &dyn Run) -> bool {
     true
 }
 
+/// Partition and selections only: for many candidates. Returns false if a selection was too close to call.
+pub(crate) fn check_selections<T: Number>(case: &Case, runner: &dyn Run) -> bool {
+    let shared = Shared::partition(case, runner);
+    let mut random = Random::new(case.seed ^ 77);
+    shared.choose::<T>(&mut random).is_some()
+}
+
 impl<'a> Shared<'a> {
     fn device(&self) -> Device<'a> {
         Device::new(self.runner, self.case.shift)
@@ -332,6 +339,13 @@ impl<'a> Shared<'a> {
             }
             let device = self.device();
             let vote: Vec<u8> = self.vote.iter().map(|&x| u8::from(x)).collect();
+            let sizes = launch::Selection {
+                level,
+                heads: self.case.heads,
+                candidates: c,
+                refine,
+            };
+            let parts = launch::parts(T::TYPE, &self.layout, sizes);
             let tensors = launch::SelectionTensors {
                 scores: device.input(&scores),
                 candidates: device.input(&candidates),
@@ -339,12 +353,7 @@ impl<'a> Shared<'a> {
                 vote: device.input(&vote),
                 children: device.output::<i64>(children.len()),
                 rest: device.output::<i64>(rest.len()),
-            };
-            let sizes = launch::Selection {
-                level,
-                heads: self.case.heads,
-                candidates: c,
-                refine,
+                sums: device.output::<f32>(batch * parts * c),
             };
             device.run(launch::select(T::TYPE, &self.layout, batch, sizes, tensors));
             assert_eq!(

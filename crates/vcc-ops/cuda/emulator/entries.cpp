@@ -27,8 +27,9 @@ struct Entry<kernel> {
 
 #define ENTRY(name) {#name, Entry<name>::call}
 #define OF_TYPE(type)                                                                                          \
-  ENTRY(vcc_coarsen_##type), ENTRY(vcc_select_scores_##type), ENTRY(vcc_compress_##type),                      \
-      ENTRY(vcc_decompress_rows_##type), ENTRY(vcc_decompress_level_##type), ENTRY(vcc_expand_##type)
+  ENTRY(vcc_coarsen_##type), ENTRY(vcc_select_##type), ENTRY(vcc_select_scores_##type),                        \
+      ENTRY(vcc_compress_##type), ENTRY(vcc_decompress_rows_##type), ENTRY(vcc_decompress_level_##type),       \
+      ENTRY(vcc_expand_##type)
 
 const std::map<std::string, void (*)(void**)> entries = {
     ENTRY(vcc_partition_tokens), ENTRY(vcc_partition_segments), ENTRY(vcc_select_top),

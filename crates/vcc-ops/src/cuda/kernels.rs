@@ -41,6 +41,7 @@ fn names() -> Vec<String> {
         .to_vec();
     for kernel in [
         "coarsen",
+        "select",
         "select_scores",
         "compress",
         "decompress_rows",

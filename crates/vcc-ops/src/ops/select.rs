@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use vcc_core::{Error, Ladder, Layout, Selection};
 
 use super::{Data, bools, check_shape, ladder};
-use crate::abi::{BOOL, INT64};
+use crate::abi::{BOOL, FLOAT, INT64};
 use crate::attributes::Attributes;
 use crate::context::{Bool, Context};
 use crate::cuda::Queue;
@@ -67,6 +67,10 @@ impl<S: Data> Operator for Select<S> {
             name: "rest",
             kind: INT64,
         },
+        Port {
+            name: "sums",
+            kind: FLOAT,
+        },
     ];
 
     const ON_HOST: Option<usize> = Some(4);
@@ -105,6 +109,8 @@ impl<S: Data> Operator for Select<S> {
 
         let children = context.output(0, &[batch, refine * self.ladder.children(self.level)])?;
         let rest = context.output(1, &[batch, c - refine])?;
+        // Memory for the CUDA kernels.
+        context.output::<f32>(2, &[batch, 0, c])?;
         let selection = Selection {
             level: self.level,
             scores: scores.data,
@@ -147,6 +153,7 @@ impl<S: Data> Operator for Select<S> {
             candidates: c,
             refine,
         };
+        let parts = launch::parts(S::TYPE, &layout, sizes);
         let tensors = launch::SelectionTensors {
             scores: scores.address,
             candidates: candidates.address,
@@ -154,6 +161,7 @@ impl<S: Data> Operator for Select<S> {
             vote: vote.address,
             children: context.device_output::<i64>(0, &children)?,
             rest: context.device_output::<i64>(1, &[batch, c - refine])?,
+            sums: context.device_output::<f32>(2, &[batch, parts, c])?,
         };
         let launches = launch::select(S::TYPE, &layout, batch, sizes, tensors)?;
         // SAFETY: tensors of the host, of the shapes that were checked.
@@ -161,8 +169,12 @@ impl<S: Data> Operator for Select<S> {
     }
 
     fn infer(shapes: &Shapes) -> Result<()> {
-        let batch = shapes.dim(1, 2, 0, "batch");
+        let (batch, c) = (
+            shapes.dim(1, 2, 0, "batch"),
+            shapes.dim(1, 2, 1, "candidates"),
+        );
         shapes.set(0, INT64, &[batch.clone(), shapes.own("children")])?;
-        shapes.set(1, INT64, &[batch, shapes.own("rest")])
+        shapes.set(1, INT64, &[batch.clone(), shapes.own("rest")])?;
+        shapes.set(2, FLOAT, &[batch, shapes.own("parts"), c])
     }
 }
