@@ -127,6 +127,28 @@ impl Launch {
     }
 }
 
+/// The names of all kernels that are launched, each once.
+pub fn kernels() -> Vec<String> {
+    let mut names = ["partition_tokens", "partition_segments", "select_top"]
+        .map(|kernel| format!("vcc_{kernel}"))
+        .to_vec();
+    for kernel in [
+        "coarsen",
+        "select",
+        "select_scores",
+        "compress",
+        "decompress_rows",
+        "decompress_level",
+        "expand",
+    ] {
+        for data in ["f32", "f16", "bf16"] {
+            names.push(format!("vcc_{kernel}_{data}"));
+            names.push(format!("vcc_{kernel}_{data}_any"));
+        }
+    }
+    names
+}
+
 /// Sizes that the kernels are not made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {

@@ -1,7 +1,8 @@
 //! `cargo xtask cuda`: the CUDA kernels for every target, in one compressed fat binary, `target/cuda/vcc_kernels.fatbin`.
 //!
 //! The build is a check too: warnings, registers spilled to memory and local memory are errors, for each target. It is skipped if the
-//! sources, the options and the compiler are those of the last one that went well.
+//! sources, the options and the compiler are those of the last one that went well. That the library launches what is in the binary is
+//! checked each time (`fat_binary`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::fat_binary;
 use crate::paths::root;
 use crate::setup;
 use crate::steps::{capture, run, step};
@@ -31,9 +33,18 @@ const OPTIONS: [&str; 10] = [
     "-fatbin",
 ];
 
-/// Builds the fat binary and returns its path.
+/// Builds the fat binary, checks it and returns its path.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::cuda()?;
+    let output = compile()?;
+    step(
+        "the kernels in the fat binary, and those that are launched",
+        || fat_binary::check(&tool("cuobjdump")?, &output, &TARGETS),
+    )?;
+    Ok(output)
+}
+
+fn compile() -> Result<PathBuf> {
     let sources = root().join("crates/vcc-ops/cuda");
     let folder = root().join("target/cuda");
     let output = folder.join("vcc_kernels.fatbin");
@@ -47,7 +58,7 @@ pub(crate) fn build() -> Result<PathBuf> {
         fs::remove_file(&stamp)?;
     }
     step("compiling the CUDA kernels for every target", || {
-        let mut nvcc = Command::new(nvcc()?);
+        let mut nvcc = Command::new(tool("nvcc")?);
         nvcc.args(OPTIONS);
         for target in TARGETS {
             nvcc.arg(format!("-gencode=arch=compute_{target},code=sm_{target}"));
@@ -68,11 +79,13 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(output)
 }
 
-/// The compiler in the environment that setup made.
-fn nvcc() -> Result<PathBuf> {
+/// A program in the environment that setup made.
+fn tool(name: &str) -> Result<PathBuf> {
     let find = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
     let packages = capture(Command::new(setup::python("cuda")).args(["-c", find]))?;
-    Ok(Path::new(packages.trim()).join("nvidia/cu13/bin/nvcc"))
+    Ok(Path::new(packages.trim())
+        .join("nvidia/cu13/bin")
+        .join(name))
 }
 
 /// What the fat binary is made of: the compiler, the options, the sources.

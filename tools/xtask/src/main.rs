@@ -2,6 +2,7 @@
 
 mod cuda;
 mod demo;
+mod fat_binary;
 mod fixtures;
 mod gpu;
 mod licences;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::driver::Handle;
 use super::{Cuda, Driver, FAT_BINARY};
 use crate::host::{Failure, Result};
-use crate::launch::Launch;
+use crate::launch::{self, Launch};
 
 /// The kernels of one context, by name.
 type Module = BTreeMap<String, Handle>;
@@ -28,32 +28,10 @@ fn module(driver: &Driver, context: u64) -> Result<&'static Module> {
         let text = CString::new(name.as_str()).unwrap_or_default();
         Ok((name, driver.function(image, &text)?))
     };
-    let kernels = names().into_iter().map(look_up);
+    let kernels = launch::kernels().into_iter().map(look_up);
     let module: &_ = Box::leak(Box::new(kernels.collect::<Result<_>>()?));
     modules.insert(context, module);
     Ok(module)
-}
-
-/// All kernels of the fat binary, as `launch` names them.
-fn names() -> Vec<String> {
-    let mut names = ["partition_tokens", "partition_segments", "select_top"]
-        .map(|kernel| format!("vcc_{kernel}"))
-        .to_vec();
-    for kernel in [
-        "coarsen",
-        "select",
-        "select_scores",
-        "compress",
-        "decompress_rows",
-        "decompress_level",
-        "expand",
-    ] {
-        for data in ["f32", "f16", "bf16"] {
-            names.push(format!("vcc_{kernel}_{data}"));
-            names.push(format!("vcc_{kernel}_{data}_any"));
-        }
-    }
-    names
 }
 
 /// What a node needs to queue kernels.
