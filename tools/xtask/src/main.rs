@@ -33,7 +33,7 @@ enum Task {
     Test,
     /// Provision ONNX Runtime and Python packages into target/runtime
     Setup {
-        /// Also the older ONNX Runtimes that the tests load the operator library into
+        /// Also what only the tests need: older ONNX Runtimes, and the headers of its C++ API
         #[arg(long)]
         hosts: bool,
     },
@@ -77,7 +77,11 @@ fn task(task: Task) -> Result<()> {
         Task::Test => test::all(),
         Task::Setup { hosts } => {
             setup::tools()?;
-            if hosts { setup::hosts() } else { Ok(()) }
+            if hosts {
+                setup::hosts()?;
+                setup::headers()?;
+            }
+            Ok(())
         }
         Task::Fixtures { from: Some(dir) } => fixtures::import(&dir),
         Task::Fixtures { from: None } => fixtures::check(),

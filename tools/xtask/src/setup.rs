@@ -101,6 +101,50 @@ pub(crate) fn demo_models() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The headers of ONNX Runtime's C++ API, to compile the C++ of the pages with: a package for Unity has them, and neither PyPI nor Debian 12
+/// does. `None` where there is no npm.
+pub(crate) fn headers() -> Result<Option<PathBuf>> {
+    const PACKAGE: &str = "com.github.asus4.onnxruntime@0.4.9";
+    const SHA256: &str = "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d";
+    let folder = runtime().join("ort-headers");
+    let wanted = format!("{PACKAGE} {SHA256}\n");
+    if is_complete(&folder, &wanted) {
+        return Ok(Some(folder));
+    }
+    let npm = Command::new("npm")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    if !npm.is_ok_and(|status| status.success()) {
+        return Ok(None);
+    }
+    step("downloading the headers of ONNX Runtime (150 MB)", || {
+        start_afresh(&folder)?;
+        run(Command::new("npm")
+            .args(["pack", "--silent", PACKAGE, "--pack-destination"])
+            .arg(&folder)
+            .stdout(Stdio::null()))?;
+        let unpack = "import glob, hashlib, os, sys, tarfile\n\
+                      folder, wanted = sys.argv[1:]\n\
+                      (package,) = glob.glob(folder + '/*.tgz')\n\
+                      with open(package, 'rb') as file: found = hashlib.file_digest(file, 'sha256').hexdigest()\n\
+                      assert found == wanted, f'{package} has the sum {found}'\n\
+                      with tarfile.open(package) as archive:\n\
+                      \x20   for member in archive:\n\
+                      \x20       if '/ios-arm64/' in member.name and member.name.endswith('.h') and member.isfile():\n\
+                      \x20           with open(os.path.join(folder, os.path.basename(member.name)), 'wb') as out:\n\
+                      \x20               out.write(archive.extractfile(member).read())\n\
+                      os.remove(package)";
+        run(Command::new(python("py"))
+            .args(["-c", unpack])
+            .arg(&folder)
+            .arg(SHA256))?;
+        fs::write(folder.join(STAMP), &wanted)?;
+        Ok(())
+    })?;
+    Ok(Some(folder))
+}
+
 fn environment(name: &str) -> Result<()> {
     let requirements = root()
         .join("tools/requirements")

@@ -73,6 +73,21 @@ pub(crate) fn all() -> Result<()> {
             script(&mut tally, host, &options)
         })?;
     }
+    step("the C++ of the pages", || {
+        match setup::headers() {
+            Ok(Some(headers)) => {
+                let model = folder.join("bert__ts17_sdpa.vcc.onnx");
+                let paths = [&headers, &setup::onnxruntime()?, &library(), &model];
+                return script_on(&mut tally, "py", "crates/vcc-run/tests/snippets.py", paths);
+            }
+            Ok(None) => eprintln!("    not compiled: npm fetches the headers, and there is none"),
+            Err(error) => {
+                tally.failed += 1;
+                eprintln!("FAILED: {error:#}");
+            }
+        }
+        Ok(())
+    })?;
     let (operators, mock) = (library(), mock_driver()?);
     let options = ["--vip", "first:2", "--ladder", "8,2,1", "--refine", "3,4"];
     let folder = step("converting models for CUDA", || {
