@@ -1,8 +1,9 @@
 """Checks the CUDA operators on a machine with a GPU, unattended, and ends in one table. `cargo xtask gpu-check` provisions and runs it.
 
-    python tools/gpu_check.py --library libvcc_ops.so --converter vcc-convert [--only STEP,..] [--list]
+    python tools/gpu_check.py --library libvcc_ops.so --converter vcc-convert [--only STEP,..] [--minutes N] [--table FILE] [--list]
 
-Every step runs in a process of its own under a time limit; one that crashes, hangs or lacks something is a line of the table.
+Every step runs in a process of its own under a time limit; one that crashes, hangs or lacks something is a line of the table. The table is
+printed whatever happens: also when the time of all steps is over, or somebody interrupts or ends this program.
 Exit code: 0 all well, 1 something failed, 3 no GPU.
 """
 
@@ -15,28 +16,37 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from gpu import checks, speed
 from gpu.common import ROW, Setup
 
-# What runs, in this order, with its limit in seconds.
+# What runs, in this order, with its limit in seconds. The slowest are last, which tell least if what comes before them is well.
 STEPS = {
     "status": (checks.status, 120),
     "operators": (checks.operators, 900),
-    "memcheck": (checks.memcheck, 900),
-    "racecheck": (checks.racecheck, 900),
-    "initcheck": (checks.initcheck, 900),
-    "synccheck": (checks.synccheck, 900),
     "models": (checks.models, 900),
     "copies": (checks.copies, 600),
     "graph": (checks.graph, 600),
     "bandwidth": (speed.bandwidth, 600),
     **{name: (speed.table_row(name), 1800) for name in speed.TABLE},
+    "memcheck": (checks.memcheck, 900),
+    "racecheck": (checks.racecheck, 900),
+    "synccheck": (checks.synccheck, 900),
+    "initcheck": (checks.initcheck, 900),
 }
 
 
-def run(name, arguments):
+class Ended(BaseException):
+    """Somebody ends this program."""
+
+
+def end(*_):
+    raise Ended
+
+
+def run(name, arguments, seconds):
     """The rows of one step: what, outcome, and whether it is well (None: it could not run here)."""
     libraries = [str(folder) for folder in nvidia_libraries()] + [os.environ.get("LD_LIBRARY_PATH", "")]
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)), "PYTHONUNBUFFERED": "1"}
@@ -45,12 +55,15 @@ def run(name, arguments):
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
     )
     try:
-        output, _ = started.communicate(timeout=STEPS[name][1])
+        output, _ = started.communicate(timeout=seconds)
         ended = f"ended with code {started.returncode}"
     except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
+        kill(started)
         output, _ = started.communicate()
-        ended = f"took more than {STEPS[name][1]} s"
+        ended = f"took more than {seconds:.0f} s"
+    except BaseException:
+        kill(started)
+        raise
     lines = output.splitlines()
     rows = [json.loads(line[len(ROW) :]) for line in lines if line.startswith(ROW)]
     if started.returncode != 0:
@@ -58,6 +71,14 @@ def run(name, arguments):
         rows.append(["", f"{ended}: {said[-1] if said else 'no output'}", False])
         print("\n".join(f"    {line}" for line in said[-30:]), file=sys.stderr)
     return rows
+
+
+def kill(process):
+    """A step, and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def nvidia_libraries():
@@ -71,6 +92,8 @@ def main():
     parser.add_argument("--library", help="libvcc_ops.so with CUDA kernels")
     parser.add_argument("--converter", help="vcc-convert")
     parser.add_argument("--only", help="these steps, joined with commas")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for all steps together; what is left over does not run")
+    parser.add_argument("--table", type=Path, help="a file for the table, written after each step")
     parser.add_argument("--list", action="store_true", help="name the steps")
     # Run one step in this process.
     parser.add_argument("--step", help=argparse.SUPPRESS)
@@ -94,20 +117,34 @@ def main():
     if not arguments.stand_in and not glob.glob("/dev/nvidia[0-9]*") and not glob.glob("/dev/dxg"):
         print("no GPU here; nothing was checked")
         return 3
-    table = []
-    with tempfile.TemporaryDirectory() as work:
-        arguments.work = work
-        for name in names:
-            print(f"==> {name}", file=sys.stderr, flush=True)
-            for what, outcome, well in run(name, arguments):
-                table.append((name, what, {True: "ok", False: "FAILED", None: "not run"}[well], " ".join(outcome.split())))
-                print("    " + " | ".join(table[-1][1:]), file=sys.stderr, flush=True)
-    print("| step | what | | outcome |\n|---|---|---|---|")
-    for row in table:
-        print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
-    counts = {kind: sum(row[2] == kind for row in table) for kind in ("ok", "FAILED", "not run")}
-    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    return 1 if counts["FAILED"] or not counts["ok"] else 0
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    table, until = [], time.monotonic() + 60 * arguments.minutes
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            arguments.work = work
+            for name in names:
+                print(f"==> {name}", file=sys.stderr, flush=True)
+                started, left = time.monotonic(), until - time.monotonic()
+                rows = run(name, arguments, min(STEPS[name][1], left)) if left > 5 else [["", "no time is left", None]]
+                for what, outcome, well in rows:
+                    table.append((name, what, {True: "ok", False: "FAILED", None: "not run"}[well], " ".join(outcome.split())))
+                    print("    " + " | ".join(table[-1][1:]), file=sys.stderr, flush=True)
+                print(f"    {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+                if arguments.table:
+                    arguments.table.write_text(text(table))
+    except Ended:
+        done = {row[0] for row in table}
+        table += [(name, "", "not run", "ended from outside") for name in names if name not in done]
+    print(text(table))
+    return 1 if any(row[2] == "FAILED" for row in table) or not any(row[2] == "ok" for row in table) else 0
+
+
+def text(table):
+    lines = ["| step | what | | outcome |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table]
+    lines.append(", ".join(f"{sum(row[2] == kind for row in table)} {kind}" for kind in ("ok", "FAILED", "not run")))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

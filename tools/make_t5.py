@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes a T5-shaped encoder with random weights, as an ONNX graph in the form that TorchScript exporters write.
 
-    make_t5.py -o t5.onnx [--layers 12 --width 768 --heads 12 --vocab 8000]
+    make_t5.py -o t5.onnx [--layers 12 --width 768 --heads 12 --vocab 8000 --fused]
 
 Inputs input_ids and attention_mask [batch, sequence] (int64), output last_hidden_state [batch, sequence, width] (float32).
 Root-mean-square norms, 32 buckets of relative positions that all layers share, ReLU, no scale in the attention; opset 17. Uses no PyTorch.
+With --fused the attentions are ONNX Runtime's MultiHeadAttention, with the same weights; its fuser does not find them in this form.
 """
 
 import argparse
@@ -53,16 +54,24 @@ def linear(g, x, width_in, width_out, scope):
     return g.op("MatMul", [x, g.normal(f"{scope}.weight", (width_in, width_out), width_in**-0.5)], scope)
 
 
-def attention(g, x, bias, width, heads, layer):
+def attention(g, x, bias, width, heads, layer, fused):
     scope = f"encoder.block.{layer}.layer.0"
     inner = norm(g, x, width, f"{scope}.layer_norm")
     parts = {}
     for part in "qkv":
         y = linear(g, inner, width, width, f"{scope}.SelfAttention.{part}")
+        if fused:
+            parts[part] = y
+            continue
         y = g.reshape(y, [g.size(y, 0, scope), -1, heads, width // heads], scope)
         parts[part] = g.op("Transpose", [y], scope, perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3])
     # Queries of random weights are as long as those of a trained T5 are not.
-    queries = g.op("Mul", [parts["q"], g.constant((width // heads) ** -0.5, scope, np.float32)], scope)
+    scale = (width // heads) ** -0.5
+    if fused:
+        inputs = [*parts.values(), "", "", bias]
+        context = g.op("MultiHeadAttention", inputs, scope, domain="com.microsoft", num_heads=heads, scale=scale)
+        return g.op("Add", [x, linear(g, context, width, width, f"{scope}.SelfAttention.o")], scope)
+    queries = g.op("Mul", [parts["q"], g.constant(scale, scope, np.float32)], scope)
     scores = g.op("Add", [g.op("MatMul", [queries, parts["k"]], scope), bias], scope)
     shares = g.op("Softmax", [scores], scope, axis=-1)
     context = g.op("Transpose", [g.op("MatMul", [shares, parts["v"]], scope)], scope, perm=[0, 2, 1, 3])
@@ -84,6 +93,7 @@ def main():
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--vocab", type=int, default=8000)
+    parser.add_argument("--fused", action="store_true", help="attentions as one operator of ONNX Runtime each")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -91,7 +101,7 @@ def main():
     x = g.op("Gather", [g.normal("shared.weight", (args.vocab, args.width), 1.0), "input_ids"], "/shared")
     bias = g.op("Add", [relative_positions(g, args.heads), key_bias(g)], "/mask")
     for layer in range(args.layers):
-        x = attention(g, x, bias, args.width, args.heads, layer)
+        x = attention(g, x, bias, args.width, args.heads, layer, args.fused)
         x = feed_forward(g, x, args.width, layer)
     norm(g, x, args.width, "encoder.final_layer_norm")
     g.nodes[-1].output[0] = "last_hidden_state"
@@ -103,7 +113,8 @@ def main():
         [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*tokens, args.width])],
         g.weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="make_t5")
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid("com.microsoft", 1)] if args.fused else [])]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="make_t5")
     onnx.save(model, args.output)
 
 
