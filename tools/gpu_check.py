@@ -100,6 +100,8 @@ def main():
     parser.add_argument("--work", help=argparse.SUPPRESS)
     # For tests of this script itself: small models on the CPU execution provider.
     parser.add_argument("--stand-in", action="store_true", help=argparse.SUPPRESS)
+    # The same with a CUDA execution provider of which only our operators are to be believed.
+    parser.add_argument("--junk", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(STEPS))
@@ -107,14 +109,15 @@ def main():
     if not arguments.library or not arguments.converter:
         parser.error("--library and --converter are needed")
     if arguments.step:
-        setup = Setup(Path(arguments.library).absolute(), Path(arguments.converter).absolute(), Path(arguments.work), arguments.stand_in)
+        paths = (Path(path).absolute() for path in (arguments.library, arguments.converter, arguments.work))
+        setup = Setup(*paths, arguments.stand_in, arguments.junk)
         STEPS[arguments.step][0](setup)
         return 0
     names = arguments.only.split(",") if arguments.only else list(STEPS)
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         parser.error(f"there is no step {', '.join(unknown)}; --list names them")
-    if not arguments.stand_in and not glob.glob("/dev/nvidia[0-9]*") and not glob.glob("/dev/dxg"):
+    if not (arguments.stand_in or arguments.junk) and not glob.glob("/dev/nvidia[0-9]*") and not glob.glob("/dev/dxg"):
         print("no GPU here; nothing was checked")
         return 3
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

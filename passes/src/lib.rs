@@ -30,6 +30,7 @@ mod prune;
 mod restore;
 mod select;
 mod shapes;
+mod transfers;
 mod transposes;
 mod vip;
 mod windows;

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::planning::Request;
 use crate::{
     attention, blocks, canonical, clean_up, externals, functions, insert, operators, partition,
-    planning, restore, select, shapes, transposes, windows,
+    planning, restore, select, shapes, transfers, transposes, windows,
 };
 use onnx_model::{Model, Violation};
 
@@ -89,6 +89,11 @@ pub const PASSES: &[Pass] = &[
         name: "operators",
         about: "attach or inline the operators' bodies",
         run: operators::run,
+    },
+    Pass {
+        name: "transfers",
+        about: "on a GPU, bring numbers that follow from shapes to the device without a copy",
+        run: transfers::run,
     },
     Pass {
         name: "clean-up",

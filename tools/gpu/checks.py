@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from .common import ROOT, attempt, difference, feeds, hold, row
+from .common import ROOT, attempt, feeds, hold, row
 
 HOST = ROOT / "crates/vcc-ops/tests/host.py"
 # Sums in another order; sums in another order of numbers of 16 bits.
@@ -54,12 +55,12 @@ def fixture(setup, name):
 
 def host_test(setup, wrapper=(), cases=None):
     command = [*wrapper, sys.executable, HOST, setup.library, "0", *([str(cases)] if cases else [])]
-    environment = {**os.environ, "VCC_PROVIDER": setup.provider}
+    environment = {**os.environ, "VCC_PROVIDER": setup.provider, **({"VCC_ONLY_OURS": "1"} if setup.junk else {})}
     return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, errors="replace")
 
 
 def operators(setup):
-    done = host_test(setup, cases=3 if setup.stand_in else None)
+    done = host_test(setup, cases=3 if setup.small else None)
     lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
     row("against NumPy: f32, f16, bf16", "; ".join(lines) if done.returncode == 0 else lines[-1], done.returncode == 0)
 
@@ -88,7 +89,7 @@ def sanitizer():
 
 def sanitized(tool):
     def step(setup):
-        program, why = (None, "needs a GPU") if setup.stand_in else sanitizer()
+        program, why = (None, "needs a GPU") if setup.small else sanitizer()
         if not program:
             row("operators", f"compute-sanitizer: {why}", None)
             return
@@ -136,11 +137,11 @@ def models(setup):
         # Products in full: TF32 has 10 bits.
         device = setup.session(path, use_tf32=0)
         errors = []
-        for seed in range(2 if setup.stand_in else 8):
-            inputs = feeds(cpu, 3, (37, 120)[seed % 2], seed) if "input_ids" in (p.name for p in cpu.get_inputs()) else pixels(cpu, seed)
+        for seed in range(2 if setup.small else 8):
+            inputs = inputs_of(cpu, 3, (37, 120)[seed % 2], seed)
             if "runtime" in path.name:
                 inputs["vcc_budget"] = np.array([3, 4])
-            errors.append(difference(cpu.run(None, inputs), device.run(None, inputs)))
+            errors.append(setup.difference(cpu.run(None, inputs), device.run(None, inputs)))
         limit = TOLERANCE_F16 if half else TOLERANCE
         outside = sum(error > limit for error in errors)
         said = f"{sorted(errors)[len(errors) // 2]:.1e} from the CPU, {max(errors):.1e} at most"
@@ -150,45 +151,49 @@ def models(setup):
     each_model(setup, PLANS, check)
 
 
-def pixels(session, seed):
+def inputs_of(session, batch, length, seed=0):
+    if any(port.name == "input_ids" for port in session.get_inputs()):
+        return feeds(session, batch, length, seed)
     (port,) = session.get_inputs()
     shape = [size if isinstance(size, int) else 2 for size in port.shape]
     return {port.name: np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
 
 
 def copies(setup):
-    """Where ONNX Runtime runs our operators, and what it copies between host and device from the first of them to the last."""
-
-    def check(path, _):
-        with tempfile.TemporaryDirectory() as folder:
-            config = [("enable_profiling", True), ("profile_file_prefix", f"{folder}/profile")]
-            session = setup.session(path, optimized=f"{folder}/optimized.onnx", config=config)
-            session.run(None, feeds(session, 1, 120))
-            with open(session.end_profiling()) as file:
-                events = [event["args"] for event in json.load(file) if event.get("cat") == "Node" and "provider" in event.get("args", {})]
-            nodes = onnx.load(f"{folder}/optimized.onnx", load_external_data=False).graph.node
-        ours = [node.name for node in nodes if node.op_type.startswith("Vcc")]
-        assert ours, "none of our operators is left"
-        elsewhere = {event["op_name"] for event in events if event["op_name"].startswith("Vcc") and event["provider"] != setup.provider}
-        assert not elsewhere, f"not on the device: {', '.join(sorted(elsewhere))}"
-        between = behind(nodes) & behind(nodes, backwards=True)
-        count = sum(nodes[at].op_type.startswith("Memcpy") for at in between)
-        assert count == 0, f"{count} copies between host and device"
-        return f"{len(ours)} operators on {setup.provider}, no copies between them"
-
-    each_text_model(setup, check)
+    """Where ONNX Runtime runs our operators, what it copies between host and device, and what it computes on the host."""
+    each_text_model(setup, lambda path, _: placement(setup, path))
 
 
-def behind(nodes, backwards=False):
-    """The places of the nodes that follow one of our operators, directly or not; or of those that come before one."""
-    found, values = set(), set()
-    for at in range(len(nodes))[:: -1 if backwards else 1]:
-        node = nodes[at]
-        reads, makes = (node.output, node.input) if backwards else (node.input, node.output)
-        if node.op_type.startswith("Vcc") or values.intersection(filter(None, reads)):
-            found.add(at)
-            values.update(filter(None, makes))
-    return found
+# Numbers in the largest shape.
+SIZES = 16
+
+
+def placement(setup, path):
+    with tempfile.TemporaryDirectory() as folder:
+        config = [("enable_profiling", True), ("profile_file_prefix", f"{folder}/profile")]
+        session = setup.session(path, optimized=f"{folder}/optimized.onnx", config=config)
+        session.run(None, inputs_of(session, 1, 120))
+        with open(session.end_profiling()) as file:
+            events = [event["args"] for event in json.load(file) if event.get("cat") == "Node" and "provider" in event.get("args", {})]
+        nodes = onnx.load(f"{folder}/optimized.onnx", load_external_data=False).graph.node
+    ours = [node.name for node in nodes if node.op_type.startswith("Vcc")]
+    assert ours, "none of our operators is left"
+    elsewhere = {event["op_name"] for event in events if event["op_name"].startswith("Vcc") and event["provider"] != setup.provider}
+    assert not elsewhere, f"not on the device: {', '.join(sorted(elsewhere))}"
+    # One anywhere is in the way of a CUDA graph.
+    copied = [node.input[0] for node in nodes if node.op_type.startswith("Memcpy")]
+    assert not copied, f"{len(copied)} copies between host and device: {', '.join(copied[:5])}"
+    if setup.stand_in:
+        return f"{len(ours)} operators on {setup.provider}"
+    hosted = [event for event in events if event["provider"] == "CPUExecutionProvider"]
+    large = {event["op_name"] for event in hosted if max(map(elements, event["output_type_shape"]), default=0) > SIZES}
+    assert not large, f"on the host: {', '.join(sorted(large))}"
+    return f"{len(ours)} operators on {setup.provider}, no copies, {len(hosted)} of {len(events)} nodes on the host: sizes"
+
+
+def elements(output):
+    """Of a profile's `{type: shape}`."""
+    return max((math.prod(shape) for shape in output.values()), default=0)
 
 
 def each_text_model(setup, check):
@@ -216,7 +221,7 @@ def graph(setup):
             inputs["input_ids"] = (inputs["input_ids"] + shift) % 100
             held["input_ids"].update_inplace(inputs["input_ids"])
             captured.run_with_iobinding(binding)
-            worst = max(worst, difference(plain.run(None, inputs), binding.copy_outputs_to_cpu()))
+            worst = max(worst, setup.difference(plain.run(None, inputs), binding.copy_outputs_to_cpu()))
         assert worst <= (TOLERANCE_F16 if half else TOLERANCE), f"a replay differs by {worst:.1e}"
         return f"4 runs of one graph, {worst:.1e} from runs without"
 

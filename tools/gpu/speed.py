@@ -56,14 +56,14 @@ def fastest(session, binding, rounds):
 # Bandwidth.
 
 
-def copy_bandwidth(setup, size=1 << 30):
+def copy_bandwidth(setup):
     """Bytes read and written per second when memory of the device is copied, timed by CUDA's events."""
     if setup.stand_in:
         source, target = np.ones(1 << 24, np.uint8), np.empty(1 << 24, np.uint8)
         start = time.perf_counter()
         np.copyto(target, source)
         return 2 * source.nbytes / (time.perf_counter() - start)
-    cuda = ctypes.CDLL("libcuda.so.1")
+    cuda, size = ctypes.CDLL("libcuda.so.1"), 1 << (24 if setup.junk else 30)
 
     def call(name, *arguments):
         code = getattr(cuda, name)(*arguments)
@@ -157,21 +157,21 @@ def bandwidth(setup):
     state of VccDecompress, which is updated in place, goes from one to the next. What moves little, as VccPartition and VccSelect of 4096
     tokens do, stays in the device's cache, and is bound by the start of its kernels.
     """
-    sizes = [(600, 32)] if setup.stand_in else [(4096, 768), (16384, 768), (131072, 768)]
+    sizes = [(600, 32)] if setup.small else [(4096, 768), (16384, 768), (131072, 768)]
     peak = copy_bandwidth(setup)
     row("copy within the device", f"{peak / 1e9:.0f} GB/s read and written")
     for n, d in sizes:
         for name, (inputs, outputs, attributes, least) in operators(n, d).items():
 
             def work(name=name, inputs=inputs, outputs=outputs, attributes=attributes, least=least):
-                few = 1 if setup.stand_in else min(max(2, -(-ENOUGH_BYTES // least)), MOST_NODES)
+                few = 1 if setup.small else min(max(2, -(-ENOUGH_BYTES // least)), MOST_NODES)
                 times = {}
                 for count in (few, 3 * few):
                     path = setup.work / f"{name}.onnx"
                     model = repeated(name, inputs, outputs, attributes, count)
                     onnx.save(model, path)
                     fed = {port.name: inputs[port.name.rsplit("_", 1)[0]] for port in model.graph.input}
-                    times[count] = replay_time(setup, path, fed, 2 if setup.stand_in else 20)
+                    times[count] = replay_time(setup, path, fed, 2 if setup.small else 20)
                 each = max((times[3 * few] - times[few]) / (2 * few), 1e-9)
                 return f"{each * 1e6:.1f} us for {least / 1e6:.2f} MB: {least / each / 1e9:.0f} GB/s, {100 * least / each / peak:.0f} % of a copy"
 
@@ -252,14 +252,14 @@ def table_row(name):
 
 def timed(setup, name, kind):
     model, n, vip, ladder, refine, local = TABLE[name]
-    if setup.stand_in:
+    if setup.small:
         n, vip, refine = 640, 8, ",".join("3" for _ in refine.split(","))
     path = made(setup, model, n, kind)
     if kind in OURS:
-        blocks = ["--blocks", f"0-{0 if setup.stand_in else 3}=local:512,{1 if setup.stand_in else 4}-=vcc"] if local else []
+        blocks = ["--blocks", f"0-{0 if setup.small else 3}=local:512,{1 if setup.small else 4}-=vcc"] if local else []
         options = ["--vip", f"first:{vip}", "--vip-capacity", str(vip), "--ladder", ladder, "--refine", refine, *blocks]
         path = setup.convert(path, f"{path.stem}-{name}", *options)
-    rounds = 2 if setup.stand_in else 10
+    rounds = 2 if setup.small else 10
     if "graph" in kind:
         session = setup.session(path)
         return replay_time(setup, path, feeds(session, 1, n), rounds)
@@ -271,7 +271,7 @@ def made(setup, model, n, kind):
     """The original in float16, with random weights; made once."""
     from onnxruntime.transformers import float16, optimizer
 
-    width, heads, layers = (64, 4, 2) if setup.stand_in else (768, 12, 12)
+    width, heads, layers = (64, 4, 2) if setup.small else (768, 12, 12)
     fused, no_mask = "fused" in kind, "no mask" in kind
     written = fused and model == "t5"
     stem = f"{model}-{131072 if n > 4096 and model == 'roberta' else 4096}{'-written' if written else ''}"

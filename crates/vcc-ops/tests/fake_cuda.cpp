@@ -557,6 +557,18 @@ EXPORT int cublasGetMathMode(void*, int* mode) {
 }
 
 EXPORT int cudnnCreate(void** handle) { return cublasCreate_v2(handle); }
+
+EXPORT int cudnnBackendCreateDescriptor(int, void** descriptor) { return cublasCreate_v2(descriptor); }
+
+// One of whatever there may be several of: one engine for a convolution. Its workspace has no bytes.
+EXPORT int cudnnBackendGetAttribute(void*, int, int type, int64_t asked, int64_t* count, void* elements) {
+  ENTER;
+  if (count) *count = 1;
+  if (type == 3 && asked > 0 && elements) *static_cast<int64_t*>(elements) = 0;
+  return 0;
+}
+
+// Older than what ONNX Runtime builds attentions with: those are its own kernels then.
 EXPORT size_t cudnnGetVersion() { return 8900; }
 EXPORT const char* cudnnGetErrorString(int) { return "cuDNN"; }
 EXPORT const char* cublasGetStatusName(int) { return "cuBLAS"; }

@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = ["fake_cuda.cpp", "mock_driver.cpp", "../cuda/emulator/entries.cpp", "../cuda/emulator/fibers.cpp"]
 # As in `cargo xtask test` for the stand-in of the driver.
-FLAGS = "-std=c++17 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wno-unknown-pragmas".split()
+FLAGS = "-std=c++17 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wno-unknown-pragmas -DVCC_FAKE_RUNTIME".split()
 # Names of libraries that ask for no version; the last two are opened when they are first used, and their functions looked up by name.
 NAMES = ("libcuda.so.1", "libcurand.so.10", "libcudnn.so.9", "libcufft.so.12")
 

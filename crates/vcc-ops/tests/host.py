@@ -3,13 +3,15 @@
     python host.py [LIBRARY [SEED [CASES]]]
 
 LIBRARY defaults to the environment variable VCC_OPS_LIB. With VCC_CUDA_MOCK (see cuda_mock.py), or on a GPU with
-VCC_PROVIDER=CUDAExecutionProvider, the CUDA operators run instead. With CASES so many random cases run, and nothing else.
+VCC_PROVIDER=CUDAExecutionProvider, the CUDA operators run instead. With CASES so many random cases run, and nothing else. With
+VCC_ONLY_OURS (see cuda_provider.py) ONNX Runtime's own operators compute nothing: bf16 data come and go without them.
 
 Needs numpy, onnx and onnxruntime (1.17 or newer). Every operator runs alone, in f32, f16 and bf16, with one thread and with two, and is
 compared with spec.py. Then: what must be refused, what shape inference promises, whether the state is really updated in place, and
 the same library in many sessions at once.
 """
 
+import ctypes
 import os
 import sys
 import threading
@@ -45,6 +47,10 @@ def session(nodes, inputs, outputs, threads=1, initializers=(), **shapes):
     results = [helper.make_tensor_value_info(name, KINDS[np.dtype(kind)], None) for name, kind in outputs.items()]
     values = [helper.make_tensor(name, KINDS[a.dtype], a.shape, a.tobytes(), raw=True) for name, a in initializers]
     graph = helper.make_graph(nodes, "g", infos, results, values)
+    return open_model(graph, threads)
+
+
+def open_model(graph, threads):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13), helper.make_opsetid("ai.vcc", 1)], ir_version=8)
     options = ort.SessionOptions()
     options.register_custom_ops_library(LIBRARY)
@@ -52,6 +58,7 @@ def session(nodes, inputs, outputs, threads=1, initializers=(), **shapes):
     options.log_severity_level = 4
     made = ort.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     assert PROVIDER in made.get_providers(), f"ONNX Runtime cannot make {PROVIDER}"
+    made.disable_fallback()
     return made
 
 
@@ -73,6 +80,8 @@ def run(name, inputs, outputs, **attributes):
         wide = [key for key, kind in outputs.items() if np.dtype(kind) == np.float32 and key != "row_bias"]
         outs = [f"{key}_narrow" if key in wide else key for key in outputs]
         after = [helper.make_node("Cast", [f"{key}_narrow"], [key], to=TP.FLOAT) for key in wide]
+    if "VCC_ONLY_OURS" in os.environ and attributes.get("dtype") == TP.BFLOAT16:
+        return run_bf16(node(name, list(inputs), list(outputs), **attributes), inputs, outputs)
     nodes = [*before, node(name, ins, outs, **attributes), *after]
     make = lambda threads: session(nodes, inputs, outputs, threads, **dims)
     one, two = (make(threads).run(None, inputs) for threads in (1, 2))
@@ -80,6 +89,33 @@ def run(name, inputs, outputs, **attributes):
         assert a.tobytes() == b.tobytes(), f"{name}: {output} depends on the thread count"
         assert a.dtype == np.dtype(outputs[output]), (name, output, a.dtype)
     return one
+
+
+def run_bf16(made, inputs, outputs):
+    """Runs one node with data in bf16, which NumPy does not have: they come and go as their bits."""
+    narrow = lambda name, kind: np.dtype(kind) == np.float32 and name != "row_bias"
+    kind_of = lambda name, kind: TP.BFLOAT16 if narrow(name, kind) else KINDS[np.dtype(kind)]
+    info = lambda name, kind, dims: helper.make_tensor_value_info(name, kind_of(name, kind), dims)
+    ports = [info(name, a.dtype, [f"{name}_{axis}" for axis in range(a.ndim)]) for name, a in inputs.items()]
+    graph = helper.make_graph([made], "g", ports, [info(name, kind, None) for name, kind in outputs.items()])
+    session = open_model(graph, 1)
+    binding = session.io_binding()
+    for name, a in inputs.items():
+        bits = (a.view(np.uint32) >> 16).astype(np.uint16) if narrow(name, a.dtype) else a
+        value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kind_of(name, a.dtype))
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    results = []
+    for value, (name, kind) in zip(binding.get_outputs(), outputs.items()):
+        if narrow(name, kind):
+            data = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(value.shape())))
+            bits = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+            results.append(bits.view(np.float32).reshape(value.shape()))
+        else:
+            results.append(value.numpy())
+    return results
 
 
 def close(what, got, want, tolerance=None):

@@ -3,7 +3,8 @@
 //     g++ -shared ... mock_driver.cpp ../cuda/emulator/{entries,fibers}.cpp -o libcuda_mock.so; VCC_CUDA_MOCK=libcuda_mock.so ...
 //
 // It refuses what a device would refuse (handles of another context, blocks above the limit), counts what may not happen while a model
-// runs, and can be told to fail. It has no function that allocates memory, so a library that asks for one does not load it.
+// runs, and can be told to fail. With VCC_FAKE_RUNTIME it belongs to fake_cuda.cpp: that says which thread has a context and which memory is
+// the device's. It has no function that allocates memory, so a library that asks for one does not load it.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -12,9 +13,12 @@
 
 #include "../cuda/emulator/engine.h"
 
+extern "C" size_t vcc_emu_addresses(const char* kernel, void** params, const void** found);
+bool vcc_device_memory(const void* pointer);
+
 namespace {
 
-enum Code { success = 0, invalid_value = 1, invalid_context = 201, invalid_image = 200, invalid_handle = 400, not_found = 500 };
+enum Code { success = 0, invalid_value = 1, invalid_context = 201, invalid_image = 200, invalid_handle = 400, not_found = 500, illegal_address = 700 };
 
 struct Module {
   uint64_t context;
@@ -31,7 +35,11 @@ struct Counts {
 
 std::mutex mutex;  // The emulator runs one kernel at a time.
 Counts counts;
+#ifdef VCC_FAKE_RUNTIME
+thread_local uint64_t current = 0;
+#else
 thread_local uint64_t current = 1;  // The number of the calling thread's context; 0: none.
+#endif
 thread_local int capturing = 0;
 
 int setting(const char* name, int otherwise) {
@@ -63,6 +71,7 @@ EXPORT int cuGetErrorName(int code, const char** name) {
     case invalid_context: *name = "CUDA_ERROR_INVALID_CONTEXT"; return success;
     case 222: *name = "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"; return success;
     case invalid_handle: *name = "CUDA_ERROR_INVALID_HANDLE"; return success;
+    case illegal_address: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; return success;
     case not_found: *name = "CUDA_ERROR_NOT_FOUND"; return success;
     default: *name = nullptr; return invalid_value;
   }
@@ -99,6 +108,13 @@ EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
   if (extra || block_x > static_cast<unsigned>(setting("VCC_MOCK_BLOCK", 1024))) return invalid_value;
   std::lock_guard<std::mutex> lock(mutex);
   counts.launches++;
+#ifdef VCC_FAKE_RUNTIME
+  const void* addresses[16];
+  for (size_t left = vcc_emu_addresses(function.name.c_str(), params, addresses); left > 0; left--) {
+    // A tensor without elements has no address.
+    if (addresses[left - 1] && !vcc_device_memory(addresses[left - 1])) return illegal_address;
+  }
+#endif
   return vcc_emu_launch(function.name.c_str(), grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, params);
 }
 

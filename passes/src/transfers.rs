@@ -1,0 +1,287 @@
+//! Pass `transfers`, with `--device cuda`: numbers that follow from shapes are brought to the device without a copy.
+//!
+//! A shape is known to the host, and ONNX Runtime computes there what follows from nothing but shapes and constants. Where an operator then reads
+//! such a number on the device, as the number of tokens in an index or the width of a head in a scale, ONNX Runtime copies it, in every run,
+//! and captures no CUDA graph of a model with such a copy anywhere. `Range` reads its bounds on the host and makes its result on the device,
+//! so `Range(s, s + 1, 1)` is the number without one. Floats are computed anew from such integers.
+//!
+//! Invariants: values do not change; what an operator reads on the host, or computes there, stays as it is. A number that cannot be followed stays too:
+//! then there is a copy, as there was before.
+
+use crate::conversion::Conversion;
+use crate::emit::Emit;
+use crate::error::Error;
+use crate::plan::Device;
+use onnx_model::{DataType, Graph, Node, NodeId, ValueId};
+use std::collections::BTreeMap;
+
+pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
+    if c.encoders.iter().any(|e| e.plan.device == Device::Cuda) {
+        c.model.graph.remove_dead();
+        c.model.graph.sort()?;
+        let opset = c.opset();
+        bring(&mut Emit::new(&mut c.model.graph, opset, "vcc/device"));
+    }
+    Ok(())
+}
+
+/// The most elements of a constant that ONNX Runtime takes to the host.
+const SMALL: usize = 100;
+
+/// A value that is known on the host.
+#[derive(Clone, Copy)]
+struct OnHost {
+    /// It follows from constants alone, and ONNX Runtime makes it one.
+    folded: bool,
+    dtype: DataType,
+    rank: Option<usize>,
+    /// The number of its elements.
+    count: Option<usize>,
+}
+
+fn bring(e: &mut Emit<'_>) {
+    let mut hosted = BTreeMap::new();
+    let mut brought = BTreeMap::new();
+    let nodes: Vec<NodeId> = e.graph.node_ids().collect();
+    for id in nodes {
+        let node = e.graph.node(id);
+        if let Some(fact) = on_host(e.graph, node, &hosted) {
+            let outputs = node.outputs.iter().flatten();
+            hosted.extend(outputs.map(|&output| (output, fact)));
+            continue;
+        }
+        let reads: Vec<(usize, ValueId)> = (0..)
+            .zip(&node.inputs)
+            .filter_map(|(index, &input)| Some((index, input?)))
+            .filter(|(index, input)| on_device(node, *index) && is_computed(&hosted, *input))
+            .collect();
+        for (index, input) in reads {
+            if let Some(value) = device_value(e, input, &hosted, &mut brought) {
+                e.graph.set_input(id, index, Some(value));
+            }
+        }
+    }
+}
+
+fn is_computed(hosted: &BTreeMap<ValueId, OnHost>, value: ValueId) -> bool {
+    hosted.get(&value).is_some_and(|fact| !fact.folded)
+}
+
+/// What ONNX Runtime computes on the host: shapes, and what follows from host values and small constants where the device's kernel would
+/// have to fetch them.
+fn on_host(graph: &Graph, node: &Node, hosted: &BTreeMap<ValueId, OnHost>) -> Option<OnHost> {
+    if !node.domain.is_empty() || node.has_subgraph() {
+        return None;
+    }
+    let shape = |rank, count| OnHost {
+        folded: false,
+        dtype: DataType::Int64,
+        rank: Some(rank),
+        count,
+    };
+    match node.op_type.as_str() {
+        "Shape" => return Some(shape(1, None)),
+        "Size" => return Some(shape(0, Some(1))),
+        _ => (),
+    }
+    let mut facts: Vec<OnHost> = Vec::new();
+    for (index, &input) in (0..).zip(node.inputs.iter().flatten()) {
+        let fact = match hosted.get(&input) {
+            Some(&fact) if !fact.folded && read_on_host(&node.op_type, index) => return None,
+            Some(&fact) => fact,
+            None => {
+                let constant = graph.tensor(input)?;
+                OnHost {
+                    folded: true,
+                    dtype: constant.dtype(),
+                    rank: Some(constant.dims().len()),
+                    count: constant.len(),
+                }
+            }
+        };
+        // What reads large constants, or numbers of 16 bits, stays on the device.
+        let large = fact.folded && fact.count.is_some_and(|count| count > SMALL);
+        if large || matches!(fact.dtype, DataType::Float16 | DataType::Bfloat16) {
+            return None;
+        }
+        facts.push(fact);
+    }
+    let dtype = match node.op_type.as_str() {
+        "Cast" => DataType::from_i32(i32::try_from(node.attr_int("to")?).ok()?)?,
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Not" => DataType::Bool,
+        "Where" => facts.get(1)?.dtype,
+        _ => facts.first()?.dtype,
+    };
+    let folded = facts.iter().all(|fact| fact.folded);
+    let (rank, count) = form(graph, node, &facts).unwrap_or_default();
+    Some(OnHost {
+        folded,
+        dtype,
+        rank,
+        count,
+    })
+}
+
+/// The rank of a node's result and the number of its elements, as far as they are known.
+type Form = (Option<usize>, Option<usize>);
+
+fn form(graph: &Graph, node: &Node, inputs: &[OnHost]) -> Option<Form> {
+    let &OnHost { rank, count, .. } = inputs.first()?;
+    let numbers = |index: usize, attribute: &str| match node.inputs.get(index) {
+        Some(&value) => graph.tensor(value?)?.to_i64s(),
+        None => node.attr_ints(attribute),
+    };
+    Some(match node.op_type.as_str() {
+        "Concat" if rank == Some(1) => {
+            let counts = inputs.iter().map(|input| input.count);
+            (rank, counts.sum())
+        }
+        "Gather" => {
+            let index = inputs.get(1)?;
+            let taken = (rank? + index.rank?).checked_sub(1);
+            (taken, index.count.filter(|_| rank == Some(1)))
+        }
+        "Slice" => {
+            let (starts, ends) = (numbers(1, "starts")?, numbers(2, "ends")?);
+            let one = match (&starts[..], &ends[..]) {
+                (&[-1], &[end]) => end >= i64::from(i32::MAX),
+                (&[start], &[end]) => start != -1 && end == start + 1,
+                _ => false,
+            };
+            (rank, (one && rank == Some(1)).then_some(1))
+        }
+        "Reshape" => (inputs.get(1)?.count, count),
+        "Unsqueeze" => (Some(rank? + numbers(1, "axes")?.len()), count),
+        "Squeeze" => match numbers(1, "axes") {
+            Some(axes) => {
+                let left = rank?.checked_sub(axes.len());
+                (left, if left == Some(0) { Some(1) } else { count })
+            }
+            None => (count.filter(|&count| count == 1).map(|_| 0), count),
+        },
+        op if is_elementwise(op) => {
+            let most = |known: fn(&OnHost) -> Option<usize>| {
+                let mut all = inputs.iter().map(known);
+                all.try_fold(0, |most, next| Some(most.max(next?)))
+            };
+            let rank = most(|input| input.rank);
+            // Two vectors of one length have that length; two matrices may spread to a larger one.
+            let flat = rank.is_some_and(|rank| rank <= 1);
+            let count = most(|input| input.count);
+            (rank, count.filter(|&count| flat || count == 1))
+        }
+        _ => (None, None),
+    })
+}
+
+fn is_elementwise(op: &str) -> bool {
+    matches!(
+        op,
+        "Abs"
+            | "Add"
+            | "Cast"
+            | "Ceil"
+            | "Div"
+            | "Equal"
+            | "Floor"
+            | "Greater"
+            | "GreaterOrEqual"
+            | "Identity"
+            | "Less"
+            | "LessOrEqual"
+            | "Log"
+            | "Max"
+            | "Min"
+            | "Mod"
+            | "Mul"
+            | "Neg"
+            | "Not"
+            | "Or"
+            | "Pow"
+            | "Reciprocal"
+            | "Sqrt"
+            | "Sub"
+            | "Where"
+            | "Xor"
+    )
+}
+
+/// Whether CUDA kernels of the operator read the input on the host. Those of which that is not certain are among them.
+fn read_on_host(op: &str, index: usize) -> bool {
+    match op {
+        "Range" => true,
+        "ConstantOfShape" => index == 0,
+        "Clip" | "CumSum" | "Dropout" | "Expand" | "OneHot" | "Pad" | "Reshape" | "Resize"
+        | "Slice" | "Split" | "Squeeze" | "Tile" | "TopK" | "Trilu" | "Unsqueeze" => index > 0,
+        op => op.starts_with("Reduce") && index > 0,
+    }
+}
+
+/// Whether CUDA kernels of the operator read the input on the device. Those of which that is not certain are not among them.
+fn on_device(node: &Node, index: usize) -> bool {
+    let op = node.op_type.as_str();
+    let reads = matches!(op, "Concat" | "MatMul");
+    let moves = matches!(
+        op,
+        "Expand" | "Reshape" | "Squeeze" | "Tile" | "Unsqueeze" | "Slice"
+    );
+    node.domain.is_empty() && (reads || is_elementwise(op) || (moves && index == 0))
+}
+
+/// A host value on the device, made once.
+fn device_value(
+    e: &mut Emit<'_>,
+    value: ValueId,
+    hosted: &BTreeMap<ValueId, OnHost>,
+    brought: &mut BTreeMap<ValueId, ValueId>,
+) -> Option<ValueId> {
+    if let Some(&value) = brought.get(&value) {
+        return Some(value);
+    }
+    let fact = hosted.get(&value)?;
+    let made = match fact.dtype {
+        DataType::Int64 => number(e, value, fact.rank.filter(|_| fact.count == Some(1))?),
+        // Computed again, from integers.
+        _ => {
+            let (producer, _) = e.graph.value(value).producer()?;
+            let node = e.graph.node(producer);
+            let inputs = node.inputs.clone();
+            if !is_elementwise(&node.op_type) || node.outputs.len() != 1 {
+                return None;
+            }
+            let mut read = Vec::new();
+            for input in inputs {
+                let input = input?;
+                read.push(match is_computed(hosted, input) {
+                    true => device_value(e, input, hosted, brought)?,
+                    false => input,
+                });
+            }
+            let name = e.name("number");
+            let copy = e.graph.clone_node(producer, &name);
+            for (index, input) in (0..).zip(read) {
+                e.graph.set_input(copy, index, Some(input));
+            }
+            e.graph.node(copy).outputs.first().copied().flatten()?
+        }
+    };
+    brought.insert(value, made);
+    Some(made)
+}
+
+/// An integer as the only element of a Range.
+fn number(e: &mut Emit<'_>, value: ValueId, rank: usize) -> ValueId {
+    let axes: Vec<i64> = (0..rank as i64).collect();
+    let start = match rank {
+        0 => value,
+        _ => e.squeeze(value, &axes),
+    };
+    let one = e.int(1);
+    let end = e.op("Add", &[start, one], &[]);
+    let vector = e.op("Range", &[start, end, one], &[]);
+    match rank {
+        0 => e.squeeze(vector, &[0]),
+        1 => vector,
+        _ => e.unsqueeze(vector, &axes[1..]),
+    }
+}
