@@ -285,3 +285,128 @@ fn number(e: &mut Emit<'_>, value: ValueId, rank: usize) -> ValueId {
         _ => e.unsqueeze(vector, &axes[1..]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+    use onnx_model::{AttrValue, Dimension, Model, NewNode, Tensor};
+
+    /// A model that is being built.
+    struct Built {
+        model: Model,
+    }
+
+    impl Built {
+        /// A model with an input `x` of `[b, n, 4]`.
+        fn new() -> (Built, ValueId) {
+            let mut model = Model::new(8, &[("", 17)]);
+            let dims = [
+                Dimension::Param("b".to_owned()),
+                Dimension::Param("n".to_owned()),
+                Dimension::Value(4),
+            ];
+            let x = model.graph.add_input("x", DataType::Float, &dims).unwrap();
+            (Built { model }, x)
+        }
+
+        fn op(&mut self, op: &str, inputs: &[ValueId], to: Option<DataType>) -> ValueId {
+            let output = self.model.graph.new_value(&op.to_lowercase());
+            let to = to.map(|to| ("to".to_owned(), AttrValue::Int(i64::from(to as i32))));
+            self.model.graph.add_node(NewNode {
+                op_type: op.to_owned(),
+                inputs: inputs.iter().copied().map(Some).collect(),
+                outputs: vec![Some(output)],
+                attributes: to.into_iter().collect(),
+                ..NewNode::default()
+            });
+            output
+        }
+
+        fn ints(&mut self, elements: &[i64]) -> ValueId {
+            let tensor = Tensor::vector_i64(elements);
+            self.model.graph.add_initializer("ints", tensor)
+        }
+
+        /// The number of tokens, `[1]`.
+        fn tokens(&mut self, x: ValueId) -> ValueId {
+            let (shape, one) = (self.op("Shape", &[x], None), self.ints(&[1]));
+            self.op("Gather", &[shape, one], None)
+        }
+
+        fn bring(&mut self) {
+            self.model.graph.sort().unwrap();
+            bring(&mut Emit::new(&mut self.model.graph, 17, "test"));
+        }
+
+        /// The operators behind input `index` of the producer of `value`, nearest first, along first inputs.
+        fn behind(&self, value: ValueId, index: usize) -> Vec<&str> {
+            let graph = &self.model.graph;
+            let (node, _) = graph.value(value).producer().unwrap();
+            let mut at = graph.node(node).inputs[index].unwrap();
+            let mut found = Vec::new();
+            while let Some((node, _)) = graph.value(at).producer() {
+                found.push(graph.node(node).op_type.as_str());
+                at = graph.node(node).inputs[0].unwrap();
+            }
+            found
+        }
+    }
+
+    #[test]
+    fn a_number_that_the_device_reads_is_a_range() {
+        let (mut m, x) = Built::new();
+        let (n, index) = (m.tokens(x), m.op("Cast", &[x], Some(DataType::Int64)));
+        let offset = m.op("Mul", &[index, n], None);
+        m.bring();
+        assert_eq!(m.behind(offset, 1), ["Range", "Squeeze", "Gather", "Shape"]);
+    }
+
+    #[test]
+    fn floats_are_computed_from_it() {
+        for width in [DataType::Float, DataType::Float16] {
+            let (mut m, x) = Built::new();
+            let n = m.tokens(x);
+            let n = m.op("Cast", &[n], Some(width));
+            let root = m.op("Sqrt", &[n], None);
+            let y = m.op("Cast", &[x], Some(width));
+            let scaled = m.op("Mul", &[y, root], None);
+            m.bring();
+            let expected = ["Sqrt", "Cast", "Range", "Squeeze", "Gather", "Shape"];
+            assert_eq!(m.behind(scaled, 1), expected, "{width:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_host_reads_stays() {
+        let (mut m, x) = Built::new();
+        let (n, four) = (m.tokens(x), m.ints(&[4]));
+        let target = m.op("Concat", &[n, four], None);
+        let joined = m.op("Reshape", &[x, target], None);
+        m.bring();
+        assert_eq!(m.behind(joined, 1), ["Concat", "Gather", "Shape"]);
+    }
+
+    #[test]
+    fn several_numbers_at_once_stay() {
+        let (mut m, x) = Built::new();
+        let index = m.op("Cast", &[x], Some(DataType::Int64));
+        let shape = m.op("Shape", &[x], None);
+        let sum = m.op("Add", &[index, shape], None);
+        m.bring();
+        assert_eq!(m.behind(sum, 1), ["Shape"]);
+    }
+
+    #[test]
+    fn what_follows_from_constants_is_one() {
+        let (mut m, x) = Built::new();
+        let n = m.tokens(x);
+        let (two, three) = (m.ints(&[2]), m.ints(&[3]));
+        let six = m.op("Mul", &[two, three], None);
+        let more = m.op("Mul", &[n, six], None);
+        let joined = m.op("Reshape", &[x, more], None);
+        m.bring();
+        assert_eq!(m.behind(joined, 1), ["Mul", "Gather", "Shape"]);
+    }
+}

@@ -27,7 +27,7 @@ CUDA = (*SMALL, "--device", "cuda")
 LOCAL = ("--blocks", "0=local:16,1-=vcc")
 # Beside those of gpu_check.py.
 FORMS = (
-    "albert__ts17_sdpa", "bart_encoder__ts17_sdpa", "bert__dyn18_sdpa", "bert__dyn23_sdpa", "bert__ortfused_ts17_sdpa", "bert__static_ts17_sdpa",
+    "albert__ts17_sdpa", "bart_encoder__ts17_sdpa", "bert__dyn18_sdpa", "bert__dyn23_sdpa", "bert__ortfused_ts17_sdpa",
     "bert__ts14_eager", "bert_crossenc__ts17_sdpa", "bert_hs__ts17_sdpa", "deberta_v2__ts17_eager", "deberta_v3__ts17_eager",
     "distilbert__dyn18_sdpa", "modernbert__dyn18_sdpa", "modernbert__ts17_sdpa", "mpnet__ts17_eager", "roberta__dyn18_sdpa",
     "t5_encoder__dyn18_eager", "vit__dyn18_sdpa", "vit__ts17_sdpa",

@@ -81,11 +81,19 @@ fn compile() -> Result<PathBuf> {
 
 /// A program in the environment that setup made.
 fn tool(name: &str) -> Result<PathBuf> {
+    Ok(toolkit()?.join("bin").join(name))
+}
+
+/// The headers of the CUDA runtime in that environment.
+pub(crate) fn headers() -> Result<PathBuf> {
+    setup::cuda()?;
+    Ok(toolkit()?.join("include"))
+}
+
+fn toolkit() -> Result<PathBuf> {
     let find = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
     let packages = capture(Command::new(setup::python("cuda")).args(["-c", find]))?;
-    Ok(Path::new(packages.trim())
-        .join("nvidia/cu13/bin")
-        .join(name))
+    Ok(Path::new(packages.trim()).join("nvidia/cu13"))
 }
 
 /// What the fat binary is made of: the compiler, the options, the sources.

@@ -19,8 +19,9 @@ pub(crate) const HOSTS: [&str; 5] = [
     "ort-1.18.1",
     "ort-1.20.1",
     "ort-1.23.2",
-    "ort-gpu-1.31.1",
+    WITH_CUDA,
 ];
+pub(crate) const WITH_CUDA: &str = "ort-gpu-1.31.1";
 
 const STAMP: &str = "complete";
 

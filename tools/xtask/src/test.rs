@@ -102,6 +102,20 @@ pub(crate) fn all() -> Result<()> {
         let name = "crates/vcc-ops/tests/gpu_check_stand_in.py";
         script_on(&mut tally, "py", name, paths)
     })?;
+    step("ONNX Runtime's CUDA provider without a GPU", || {
+        match fake_cuda() {
+            Ok(fake) => {
+                let paths = [&operators, &target().join("debug/vcc-convert"), &fake];
+                let name = "crates/vcc-ops/tests/cuda_provider.py";
+                script_on(&mut tally, setup::WITH_CUDA, name, paths)?;
+            }
+            Err(error) => {
+                tally.failed += 1;
+                eprintln!("FAILED: {error:#}");
+            }
+        }
+        Ok(())
+    })?;
     for host in std::iter::once("py").chain(setup::HOSTS) {
         step(&format!("operators for CPU and CUDA in {host}"), || {
             let paths = [&operators, &cpu_library, &mock, &folder];
@@ -227,6 +241,20 @@ fn mock_driver() -> Result<PathBuf> {
             "cuda/emulator/fibers.cpp",
         ]))?;
     Ok(mock)
+}
+
+/// Builds what ONNX Runtime needs of CUDA to make its CUDA provider; returns the folder.
+fn fake_cuda() -> Result<PathBuf> {
+    let folder = target().join("fake_cuda");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    run(Command::new(setup::python(setup::WITH_CUDA))
+        .current_dir(root())
+        .args(["-B", "crates/vcc-ops/tests/fake_cuda.py"])
+        .arg(&folder)
+        .arg(cuda::headers()?))?;
+    Ok(folder)
 }
 
 /// The operator library that release builds make.
