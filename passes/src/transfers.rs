@@ -5,6 +5,8 @@
 //! and captures no CUDA graph of a model with such a copy anywhere. `Range` reads its bounds on the host and makes its result on the device,
 //! so `Range(s, s + 1, 1)` is the number without one. Floats are computed anew from such integers.
 //!
+//! Rows `0..n` of a table, taken with such a Range, are a Slice: ONNX Runtime makes one of them too, but with bounds that it sends to the device and back.
+//!
 //! Invariants: values do not change; what an operator reads on the host, or computes there, stays as it is. A number that cannot be followed stays too:
 //! then there is a copy, as there was before.
 
@@ -48,6 +50,10 @@ fn bring(e: &mut Emit<'_>) {
         if let Some(fact) = on_host(e.graph, node, &hosted) {
             let outputs = node.outputs.iter().flatten();
             hosted.extend(outputs.map(|&output| (output, fact)));
+            continue;
+        }
+        if let Some((end, axis)) = first_rows(e.graph, node, &hosted) {
+            slice(e, id, end, axis);
             continue;
         }
         let reads: Vec<(usize, ValueId)> = (0..)
@@ -204,6 +210,69 @@ fn is_elementwise(op: &str) -> bool {
             | "Where"
             | "Xor"
     )
+}
+
+/// The end and the axis of `Gather(table, Range(0, end, 1))`, where the end is a dimension: that is not negative.
+fn first_rows(
+    graph: &Graph,
+    node: &Node,
+    hosted: &BTreeMap<ValueId, OnHost>,
+) -> Option<(ValueId, usize)> {
+    let &[Some(_), Some(index)] = &node.inputs[..] else {
+        return None;
+    };
+    let mut range = graph.node(graph.value(index).producer()?.0);
+    while let ("Identity", &[Some(same)]) = (range.op_type.as_str(), &range.inputs[..]) {
+        range = graph.node(graph.value(same).producer()?.0);
+    }
+    let &[Some(start), Some(end), Some(step)] = &range.inputs[..] else {
+        return None;
+    };
+    let number = |value: ValueId| match graph.tensor(value)?.to_i64s()?[..] {
+        [number] => Some(number),
+        _ => None,
+    };
+    let fits = node.op_type == "Gather"
+        && range.op_type == "Range"
+        && (number(start), number(step)) == (Some(0), Some(1))
+        && hosted.get(&end)?.rank == Some(0)
+        && is_dimension(graph, end);
+    let axis = usize::try_from(node.attr_int("axis").unwrap_or(0)).ok()?;
+    fits.then_some((end, axis))
+}
+
+/// Whether it is taken from a shape and not computed with.
+fn is_dimension(graph: &Graph, mut value: ValueId) -> bool {
+    while let Some((producer, _)) = graph.value(value).producer() {
+        let node = graph.node(producer);
+        match (node.op_type.as_str(), node.inputs.first()) {
+            ("Shape", _) => return true,
+            (
+                "Cast" | "Gather" | "Identity" | "Slice" | "Squeeze" | "Unsqueeze",
+                Some(&Some(from)),
+            ) => {
+                value = from;
+            }
+            _ => break,
+        }
+    }
+    false
+}
+
+/// A Slice in the place of a Gather.
+fn slice(e: &mut Emit<'_>, gather: NodeId, end: ValueId, axis: usize) {
+    let node = e.graph.node(gather);
+    let (Some(&Some(table)), Some(&Some(rows))) = (node.inputs.first(), node.outputs.first())
+    else {
+        return;
+    };
+    if !e.graph.is_output(rows) {
+        // Some exporters make sizes of 32 bits.
+        let end = e.cast(end, DataType::Int64);
+        let (start, end) = (e.ints(&[0]), e.unsqueeze(end, &[0]));
+        let slice = e.slice(table, start, end, axis);
+        e.graph.replace_uses(rows, slice);
+    }
 }
 
 /// Whether CUDA kernels of the operator read the input on the host. Those of which that is not certain are among them.
@@ -375,6 +444,27 @@ mod tests {
             m.bring();
             let expected = ["Sqrt", "Cast", "Range", "Squeeze", "Gather", "Shape"];
             assert_eq!(m.behind(scaled, 1), expected, "{width:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_rows_of_a_table_are_a_slice() {
+        for end_is_computed in [false, true] {
+            let (mut m, x) = Built::new();
+            let (n, axes) = (m.tokens(x), m.ints(&[0]));
+            let table = m.op("Cast", &[x], None);
+            let mut n = m.op("Squeeze", &[n, axes], None);
+            let mut e = Emit::new(&mut m.model.graph, 17, "test");
+            let (zero, one) = (e.int(0), e.int(1));
+            if end_is_computed {
+                n = m.op("Sub", &[n, one], None);
+            }
+            let index = m.op("Range", &[zero, n, one], None);
+            let rows = m.op("Gather", &[table, index], None);
+            let y = m.op("Relu", &[rows], None);
+            m.bring();
+            let taken = if end_is_computed { "Gather" } else { "Slice" };
+            assert_eq!(m.behind(y, 0), [taken, "Cast"]);
         }
     }
 
