@@ -87,6 +87,13 @@ def raises(call, *words):
         raise AssertionError(f"passed, instead of {words}")
 
 
+def operators(setup):
+    """The provider calls our kernels in float32, float16 and bfloat16, and what they give is right."""
+    variables = {"VCC_PROVIDER": setup.provider, "VCC_ONLY_OURS": "1"}
+    done = subprocess.run([sys.executable, "-B", HERE / "host.py", LIBRARY, "1", "30"], env={**os.environ, **variables})
+    assert done.returncode == 0
+
+
 def forms(setup):
     """Placement, and a CUDA graph, of models of many exporters and kinds."""
     from gpu.checks import placement
@@ -202,7 +209,7 @@ def gpu_check():
 
 
 def main():
-    for case in (steady, graphs, capacity_auto, control_flow, runtime_budget, inlined, planted, forms):
+    for case in (operators, steady, graphs, capacity_auto, control_flow, runtime_budget, inlined, planted, forms):
         child(case)
     gpu_check()
     print("ok", flush=True)
