@@ -30,7 +30,7 @@ STEPS = {
     "copies": (checks.copies, 600),
     "graph": (checks.graph, 600),
     "bandwidth": (speed.bandwidth, 600),
-    **{name: (speed.table_row(name), 1800) for name in speed.TABLE},
+    **{name: (speed.table_row(name), 2400) for name in speed.TABLE},
     "memcheck": (checks.memcheck, 900),
     "racecheck": (checks.racecheck, 900),
     "synccheck": (checks.synccheck, 900),

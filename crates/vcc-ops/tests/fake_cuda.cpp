@@ -560,15 +560,16 @@ EXPORT int cudnnCreate(void** handle) { return cublasCreate_v2(handle); }
 
 EXPORT int cudnnBackendCreateDescriptor(int, void** descriptor) { return cublasCreate_v2(descriptor); }
 
-// One of whatever there may be several of: one engine for a convolution. Its workspace has no bytes.
+// One engine for whatever is asked, about which there is nothing to note. Its workspace has no bytes.
 EXPORT int cudnnBackendGetAttribute(void*, int, int type, int64_t asked, int64_t* count, void* elements) {
   ENTER;
-  if (count) *count = 1;
-  if (type == 3 && asked > 0 && elements) *static_cast<int64_t*>(elements) = 0;
+  const int int64 = 3, numerical_note = 11, behavior_note = 19;
+  if (count) *count = type != numerical_note && type != behavior_note;
+  if (type == int64 && asked > 0 && elements) *static_cast<int64_t*>(elements) = 0;
   return 0;
 }
 
-// Older than what ONNX Runtime builds attentions with: those are its own kernels then.
+// Older than what ONNX Runtime lets compute attentions: whether a real one would take them cannot be known here.
 EXPORT size_t cudnnGetVersion() { return 8900; }
 EXPORT const char* cudnnGetErrorString(int) { return "cuDNN"; }
 EXPORT const char* cublasGetStatusName(int) { return "cuBLAS"; }
