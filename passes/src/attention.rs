@@ -8,7 +8,7 @@
 //! first: the bias must not be scaled. Elsewhere masks and count bias are added to each other before they are added to the scores, where
 //! they are smaller.
 //!
-//! Only float32, and float16 for CUDA: ONNX Runtime's CPU kernel knows no other. With `--inline` attentions stay as they are, in operators of ONNX.
+//! Only float32, and float16 for CUDA, where values get more channels too: ONNX Runtime's CPU kernel knows no other. With `--inline` attentions stay as they are, in operators of ONNX.
 
 use crate::canonical::TakenApart;
 use crate::conversion::{Conversion, Form};
@@ -373,13 +373,19 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) -> Option<ValueId> {
     let each_head = e.target(&[1, 1, heads, 1].map(Size::Const));
     let bias = e.op("Expand", &[bias, each_head], &[]);
     let keys = e.concat(&[keys, bias], 3);
-    let values = heads_inside(e, attention.values, &[0, 2, 1, 3]);
+    // On CUDA fast attentions in 16 bits want heads of one size.
+    let equal = attention.on_cuda && attention.dtype == DataType::Float16 && channels == of_values;
+    let more_values = if equal { CHANNELS } else { 0 };
+    let mut values = heads_inside(e, attention.values, &[0, 2, 1, 3]);
+    if equal {
+        values = with_channels(e, values, CHANNELS, zero);
+    }
     let relative = sum(e, attention.relative.iter().map(|part| part.value));
     let mut inputs = Vec::new();
     for (value, size) in [
         (queries, channels + CHANNELS),
         (keys, channels + CHANNELS),
-        (values, of_values),
+        (values, of_values + more_values),
     ] {
         let joined = [Size::Const(0), Size::Const(0), Size::Const(heads * size)];
         inputs.push(Some(e.reshape(value, &joined)));
@@ -409,9 +415,13 @@ fn fuse(e: &mut Emit<'_>, attention: &Attention) -> Option<ValueId> {
         Size::Const(0),
         Size::Const(0),
         Size::Const(heads),
-        Size::Const(of_values),
+        Size::Const(of_values + more_values),
     ];
-    let out = e.reshape(out, &split);
+    let mut out = e.reshape(out, &split);
+    if equal {
+        let (from, to) = (e.ints(&[0]), e.ints(&[of_values]));
+        out = e.slice(out, from, to, 3);
+    }
     replace(e, attention.product, out);
     relative
 }

@@ -215,8 +215,8 @@ TABLE = {
 # without the mask computes the same. The fuser does not find the attentions of a T5: tools/make_t5.py writes them fused.
 ORIGINALS = {"roberta": ("as it is", "fused", "fused, no mask"), "t5": ("as it is", "fused")}
 OURS = ("converted", "converted, CUDA graph", "converted, attention without cuDNN")
-# From compute capability 9.0 on ONNX Runtime gives attentions in 16 bits to cuDNN; 2 is its memory-efficient attention.
-WITHOUT_CUDNN = {"sdpa_kernel": 2}
+# From compute capability 9.0 on ONNX Runtime gives attentions in 16 bits to cuDNN; 3 is its own, flash and memory-efficient.
+WITHOUT_CUDNN = {"sdpa_kernel": 3}
 
 
 def table_row(name):
