@@ -8,16 +8,20 @@ use crate::conversion::{Binding, Conversion};
 use crate::emit::{Emit, Size};
 use crate::error::Error;
 use crate::externals::one_inferred;
-use onnx_model::{Graph, NodeId, Tensor, ValueId};
+use onnx_model::{Dimension, Graph, NodeId, Tensor, ValueId};
 use token_axes::layout::{has_batch, has_tokens};
-use token_axes::site::{Input, Side, Sides};
-use token_axes::{Axis, Layout, Role, ShapeOperand};
+use token_axes::site::{Input, Instance, Side, Sides};
+use token_axes::{Axis, Dim, Factor, Layout, Role, ShapeOperand};
 
 pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
     let opset = c.opset();
     for site in &c.sites {
         let mut e = Emit::new(&mut c.model.graph, opset, format!("{}/shape", site.prefix));
         for instance in &site.instances {
+            windows_for_one(&mut e, &site.binding, instance).map_err(|reason| Error::Rewrite {
+                block: site.prefix.clone(),
+                reason,
+            })?;
             for input in &instance.inputs {
                 if let Input::Operand(kind, data, result) = input {
                     rebuild(&mut e, &site.binding, instance.node, kind, data, result).map_err(
@@ -44,6 +48,38 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
             encoder.batch,
             encoder.tokens,
         );
+    }
+    Ok(())
+}
+
+/// A batch of one has a place among the axes that windows, of which there are more, may not have: it can be dropped, and it can be read
+/// as a part of the tokens' axis and of the features'. Such a node reads or makes its values by a Reshape.
+fn windows_for_one(e: &mut Emit<'_>, binding: &Binding, instance: &Instance) -> Result<(), String> {
+    if binding.batch_rows.is_none() || binding.batch_dim == Dimension::Value(1) {
+        return Ok(());
+    }
+    let reshaped = |e: &mut Emit<'_>, input: usize, layout: &Layout| {
+        let inputs = &e.graph.node(instance.node).inputs;
+        let value = inputs.get(input).copied().flatten();
+        let value = value.ok_or("an input that is to be reshaped is missing")?;
+        let sizes = (layout.0.iter())
+            .map(|axis| size(e, binding, axis, None))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok::<ValueId, String>(e.reshape(value, &one_inferred(&sizes)))
+    };
+    for (input, layout) in &instance.regrouped {
+        let value = reshaped(e, *input, layout)?;
+        e.graph.set_input(instance.node, *input, Some(value));
+    }
+    let node = e.graph.node(instance.node);
+    let drops = matches!(node.op_type.as_str(), "Flatten" | "Squeeze" | "Unsqueeze");
+    let is_one = |f: &Factor| f.role == Role::Batch && f.size == Dim::ONE;
+    if drops && instance.layout.0.iter().flatten().any(is_one) {
+        let made = node.outputs.first().copied().flatten();
+        let value = reshaped(e, 0, &instance.layout)?;
+        if let Some(made) = made {
+            e.graph.replace_uses(made, value);
+        }
     }
     Ok(())
 }

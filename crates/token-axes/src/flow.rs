@@ -76,6 +76,9 @@ pub struct Flow {
     pub equation: Option<String>,
     /// The shape operand to rebuild.
     pub operand: Option<ShapeOperand>,
+    /// Core inputs that it reads with a batch of one on another axis than they have it: so they must be reshaped if there are more batch
+    /// rows (windows).
+    pub regrouped: Vec<(usize, Layout)>,
     /// Where its output token axes come from.
     pub links: Vec<Link>,
     /// The key axis, if this is the softmax of an attention.

@@ -69,8 +69,12 @@ pub struct Instance {
     pub node: NodeId,
     /// Its inputs.
     pub inputs: Vec<Input>,
+    /// The axes of its first output.
+    pub layout: Layout,
     /// The sides of its outputs' axes.
     pub sides: Sides,
+    /// The layouts of inputs that must be reshaped for more than one batch row.
+    pub regrouped: Vec<(usize, Layout)>,
 }
 
 /// The instances needed for `target` with the given sides, in topological order, and which of their outputs it is.
@@ -141,6 +145,8 @@ pub fn instances(
     for (id, sides) in &wanted {
         let node = graph.node(*id);
         let flow = &axes.flows[id];
+        let result = flow.outputs.first().map(|(_, l)| l.clone());
+        let result = result.unwrap_or_default();
         let operand_input = flow.operand.as_ref().map(|_| 1..node.inputs.len());
         let mut inputs = Vec::new();
         for (index, value) in node.inputs.iter().enumerate() {
@@ -181,16 +187,11 @@ pub fn instances(
                     .cloned()
                     .unwrap_or_default();
                 let data_sides = input_sides(graph, axes, *id, 0, &data, sides, copies)?;
-                let result = flow
-                    .outputs
-                    .first()
-                    .map(|(_, l)| l.clone())
-                    .unwrap_or_default();
                 let kind = flow.operand.clone().unwrap_or(ShapeOperand::Reshape);
                 inputs.push(Input::Operand(
                     kind,
                     (data, data_sides),
-                    (result, sides.clone()),
+                    (result.clone(), sides.clone()),
                 ));
             } else {
                 inputs.push(Input::Keep);
@@ -199,7 +200,9 @@ pub fn instances(
         out.push(Instance {
             node: *id,
             inputs,
+            layout: result,
             sides: sides.clone(),
+            regrouped: flow.regrouped.clone(),
         });
     }
     let Some(place) = find(target, &sides) else {

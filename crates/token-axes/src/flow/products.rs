@@ -68,12 +68,18 @@ fn contract(
     output: &[char],
     growth: Growth,
 ) -> Result<(Flow, Grown), Refusal> {
+    let mut flow = Flow::default();
     let mut sides = Vec::new();
     for (input, letters) in inputs {
         let side = match site.factor(*input)? {
-            Operand::Core(layout) => Side::Core(without_batch_of_one(layout.0, |axis| {
-                letters.get(axis).is_some_and(|l| !output.contains(l))
-            })),
+            Operand::Core(layout) => {
+                let summed = |axis| letters.get(axis).is_some_and(|l| !output.contains(l));
+                let axes = without_batch_of_one(&layout.0, summed);
+                if axes != layout.0 {
+                    flow.regrouped.push((*input, Layout(axes.clone())));
+                }
+                Side::Core(axes)
+            }
             Operand::External(value, shape) => Side::External(value, shape),
         };
         let rank = match &side {
@@ -169,7 +175,6 @@ fn contract(
             return Err(site.refuse(Code::TokenMixing, "Tokens are summed up inside the block."));
         }
     }
-    let mut flow = Flow::default();
     let mut grown = Grown::new();
     for (input, letters, side) in &sides {
         match side {
@@ -229,7 +234,8 @@ fn contract(
 
 /// A batch of one that a Reshape has left in front of features belongs to the tokens before them as well: there it is not
 /// summed up.
-fn without_batch_of_one(mut axes: Vec<Axis>, is_summed: impl Fn(usize) -> bool) -> Vec<Axis> {
+fn without_batch_of_one(axes: &[Axis], is_summed: impl Fn(usize) -> bool) -> Vec<Axis> {
+    let mut axes = axes.to_vec();
     for i in (1..axes.len()).filter(|&i| is_summed(i)) {
         let (before, rest) = axes.split_at_mut(i);
         let (Some(before), Some(axis)) = (before.last_mut(), rest.first_mut()) else {

@@ -64,6 +64,8 @@ OPTIONS = {
     "modes": ("vcc", "local", "local_first", "local_last", "full_first", "full_last"),
     "reselect": (1, 2, 3),
     "budget": ("fixed", "runtime"),
+    # further ones of how it is written, so that a seed draws what it drew before
+    "batch_of_one": ("reshaped", "squeezed"),
 }
 
 PLAIN = {name: options[0] for name, options in OPTIONS.items()}
@@ -84,6 +86,9 @@ KNOWN = (
 ONCE = (
     {"layout": "NBD", "modes": "local"},
     {"dtype": "f16", "norm": "decomposed"},
+    {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local"},
+    {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
+    {"batch": 1, "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
 )
 
 

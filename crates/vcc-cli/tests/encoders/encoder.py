@@ -19,7 +19,7 @@ class Encoder:
         self.choices, self.mutation = choices, mutation
         random = np.random.default_rng(seed)
         self.static = static_sizes(choices)
-        style = {name: mixed(choices, name) for name in ("reshape", "size", "source", "noise", "constants")}
+        style = {name: mixed(choices, name) for name in ("reshape", "size", "source", "noise", "constants", "batch_of_one")}
         g = self.graph = Graph(choices["opset"], choices["dtype"], self.static, style, random)
         self.fed, ranges = {}, []
         for tower in range(choices["towers"]):

@@ -14,7 +14,7 @@ IR_VERSION = {19: 9, 20: 9, 21: 10}
 
 class Graph:
     def __init__(self, opset, dtype, static, style, random):
-        """static: the literal of a size by its name. style: 'reshape', 'size', 'source', 'noise' and 'constants', see choices.py."""
+        """static: the literal of a size by its name. style: 'reshape', 'size', 'source', 'noise', 'constants' and 'batch_of_one', see choices.py."""
         self.opset, self.static, self.style, self.random = opset, static, style, random
         self.numpy, self.type = TYPES[dtype]
         self.nodes, self.weights, self.inputs, self.outputs, self.functions = [], [], [], [], []
@@ -185,6 +185,11 @@ class Graph:
         return result
 
     def reshape(self, x, shape, to):
+        if self.static.get("B") == 1 and self.style["batch_of_one"] == "squeezed":
+            if "B" in shape and to == (("B", "N"), *shape[2:]):
+                return self.squeeze(x, shape.index("B"))
+            if "B" in to and shape == (("B", "N"), *to[2:]):
+                return self.unsqueeze(x, to.index("B"))
         return self.op("Reshape", x, self.shape(to, x, shape, zero=True, minus_one=True))
 
     def expand(self, x, to):
