@@ -53,7 +53,8 @@ fn of(graph: &Graph, value: ValueId, seen: &mut usize) -> Option<Bounds> {
     if *seen > MOST_VALUES {
         return None;
     }
-    if let Some(tensor) = graph.tensor(value) {
+    // One that is listed as an input too holds its own values, as for all of the analysis.
+    if let Some(tensor) = graph.initializer(value).or_else(|| graph.tensor(value)) {
         if !is_float(tensor.dtype()) || tensor.len()? > LARGEST_TABLE {
             return None;
         }

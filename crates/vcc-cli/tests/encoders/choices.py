@@ -76,6 +76,9 @@ PLAIN = {name: options[0] for name, options in OPTIONS.items()}
 KNOWN = (
     ({"layout": ("FD",), "blocks": (1,)}, {}, "REFUSED R-AXES"),
     ({"layout": ("FD",), "embedding": ("strided", "patches")}, {}, "REFUSED R-AXES"),
+    # A fixed length that is also how often each head of keys is repeated: an axis of that size is taken for tokens, and the block refused.
+    ({"length": ("head_size",), "channels": (16,), "heads": (8,), "key_heads": ("half",)}, {}, "REFUSED R-AXES"),
+    ({"length": ("heads",), "heads": (2,), "key_heads": ("half",)}, {}, "REFUSED R-AXES"),
     ({"key_heads": ("half",), "heads": (2,), "length": ("heads",), "split_heads": ("sequence_merged",)}, {}, "EXIT"),
     # ONNX Runtime crashes while loading the original (its issue 28392).
     ({"dtype": ("f16",), "layout": ("NBD",), "attention_layout": ("BND",)}, {}, "CRASH"),
@@ -86,6 +89,7 @@ KNOWN = (
 ONCE = (
     {"layout": "NBD", "modes": "local"},
     {"dtype": "f16", "norm": "decomposed"},
+    {"constants": "inputs", "relative": "learned"},
     {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local"},
     {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
     {"batch": 1, "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
