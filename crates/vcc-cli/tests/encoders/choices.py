@@ -64,6 +64,7 @@ OPTIONS = {
     "modes": ("vcc", "local", "local_first", "local_last", "full_first", "full_last"),
     "reselect": (1, 2, 3),
     "budget": ("fixed", "runtime"),
+    "device": ("cpu", "cuda"),
     # further ones of how it is written, so that a seed draws what it drew before
     "batch_of_one": ("reshaped", "squeezed"),
 }
@@ -85,11 +86,13 @@ KNOWN = (
     ({"dtype": ("f16",), "layout": ("NBD",), "product": ("einsum",)}, {"head": "logits"}, "CRASH"),
 )
 
-# What was wrong once, whatever else is drawn.
+# What was wrong once, in the conversion or in how it was checked, whatever else is drawn.
 ONCE = (
     {"layout": "NBD", "modes": "local"},
     {"dtype": "f16", "norm": "decomposed"},
     {"constants": "inputs", "relative": "learned"},
+    {"mask": "given", "mask_form": "query_key", "mask_value": "-inf", "head": "tokens_and_cls"},
+    {"mask": "given", "head": "cls"},
     {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local"},
     {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
     {"batch": 1, "linear": "gemm", "modes": "local", "batch_of_one": "squeezed"},
