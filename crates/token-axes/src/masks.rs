@@ -72,8 +72,9 @@ pub(crate) fn token_axes(external: &External) -> Vec<usize> {
         .collect()
 }
 
-/// Whether some token sees another that may not see it. `None` if no sample tells the values. Keys that no query sees are
-/// padding and do not count. The sample with padding is left out: its padded queries see what its valid ones are not seen by.
+/// Whether some token sees another that may not see it. `None` if no sample tells: there must be one with two tokens that see each
+/// other. Keys that no query sees and queries that see none are padding and do not count. The sample with padding is left out: its
+/// padded queries see what its valid ones are not seen by.
 fn is_one_sided(
     samples: &Samples,
     external: &External,
@@ -81,7 +82,7 @@ fn is_one_sided(
     first: usize,
     second: usize,
 ) -> Option<bool> {
-    let mut known = false;
+    let mut known = Known::default();
     for facts in samples.0.iter().take(SAMPLES - 1) {
         let (Some(content), Some(shape)) =
             (facts.content(external.value), facts.shape(external.value))
@@ -97,7 +98,6 @@ fn is_one_sided(
         if shape[b] != shape[a] || n < 2 || values.len() as i64 != shape.iter().product::<i64>() {
             continue;
         }
-        known = true;
         let is_bool = matches!(content, Content::Bool(_));
         let strides = strides(shape);
         let offsets = offsets(shape, &strides, a, b);
@@ -114,12 +114,42 @@ fn is_one_sided(
         }
         for &offset in &offsets {
             let at = |i: usize, j: usize| values[offset + i * strides[a] + j * strides[b]];
+            known.look(n, is_bool, op, &at);
             if one_sided(n, is_bool, op, &at) || one_sided(n, is_bool, op, &|i, j| at(j, i)) {
                 return Some(true);
             }
         }
     }
-    known.then_some(false)
+    known.enough().then_some(false)
+}
+
+/// What the samples have shown so far, for each value that lets a token be seen: numbers and `true`, `false`.
+#[derive(Default)]
+struct Known {
+    /// Some token is seen.
+    seen: [bool; 2],
+    /// Two tokens see each other.
+    both: [bool; 2],
+}
+
+impl Known {
+    fn look(&mut self, n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) {
+        let blocked = blocked(n, is_bool, op, at);
+        for (reading, value) in [false, true].into_iter().enumerate() {
+            if value && !is_bool {
+                break;
+            }
+            let sees = |i: usize, j: usize| blocked[i * n + j] == value;
+            let mut pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+            self.seen[reading] |= pairs.clone().any(|(i, j)| sees(i, j) || sees(j, i));
+            self.both[reading] |= pairs.any(|(i, j)| sees(i, j) && sees(j, i));
+        }
+    }
+
+    /// Of a condition either value may be the one that lets see, if it occurs.
+    fn enough(&self) -> bool {
+        self.seen != [false; 2] && self.seen == self.both
+    }
 }
 
 /// How far below the largest score of its row a score is blocked, whatever the other scores are.
@@ -127,20 +157,31 @@ pub(crate) const BLOCKED: f64 = 50.0;
 /// The same where all later tokens have one score and all others another: no bias of relative positions is like that.
 pub(crate) const BLOCKED_STEP: f64 = 8.0;
 
-fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
-    let largest: Vec<f64> = (0..n)
-        .map(|i| (0..n).map(|j| at(i, j)).fold(f64::NEG_INFINITY, f64::max))
-        .collect();
-    let blocked = |i: usize, j: usize| {
-        let x = at(i, j);
-        // Of a condition either value may be the blocking one: what counts is that the two directions differ.
-        let zero_blocks = is_bool || op == "Mul";
-        (zero_blocks && x == 0.0) || (!is_bool && x - largest[i] <= -BLOCKED)
+/// Which keys are blocked for which queries.
+fn blocked(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> Vec<bool> {
+    // Of a condition either value may be the blocking one: what counts is that the two directions differ.
+    let zero_blocks = is_bool || op == "Mul";
+    let row = |i: usize| {
+        let largest = (0..n).map(|j| at(i, j)).fold(f64::NEG_INFINITY, f64::max);
+        // A query may see no key at all.
+        let range = if largest <= -BLOCKED { 0.0 } else { BLOCKED };
+        let least = largest - range;
+        (0..n).map(move |j| {
+            let x = at(i, j);
+            (zero_blocks && x == 0.0) || (!is_bool && x <= least)
+        })
     };
+    (0..n).flat_map(row).collect()
+}
+
+fn one_sided(n: usize, is_bool: bool, op: &str, at: &dyn Fn(usize, usize) -> f64) -> bool {
+    let all = blocked(n, is_bool, op, at);
+    let blocked = |i: usize, j: usize| all[i * n + j];
     let padding: Vec<bool> = (0..n)
         .map(|j| {
             let column = (0..n).filter(|&i| blocked(i, j)).count();
-            column == n || (is_bool && column == 0)
+            let row = (0..n).filter(|&i| blocked(j, i)).count();
+            column == n || row == n || (is_bool && (column == 0 || row == 0))
         })
         .collect();
     let pairs = || (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));

@@ -138,7 +138,7 @@ pub(crate) fn check(
         found.extend(facts::compare_sizes(graph, &analysis.samples, &outputs));
         found.extend(blocks.check(&inputs, &outputs, compared)?);
         // With the contents that the analysis assumes of the inputs it must be right about all else.
-        for fill in [Fill::Ones, Fill::Zeros, Fill::RightPadded] {
+        for fill in [Fill::Ones, Fill::Counts, Fill::Zeros, Fill::RightPadded] {
             let sample = Sample {
                 fill,
                 ..sample.clone()

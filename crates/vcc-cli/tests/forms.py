@@ -129,6 +129,14 @@ def later(g, x):
     return g.op("Greater", g.difference(x), g.const(0, np.int64))
 
 
+def not_later_and_counted(g, x):
+    """Tokens up to the length of their batch row are seen, but for later ones: where lengths are 1 that is the first token only."""
+    positions = g.op("Unsqueeze", g.positions(x), g.ints(0))
+    valid = g.op("Less", positions, g.op("Unsqueeze", "lengths", g.ints(1)))
+    seen = g.op("And", g.op("Unsqueeze", valid, g.ints(1, 2)), g.op("Not", later(g, x)))
+    return g.op("Where", seen, g.const(0.0), g.const(-1e9))
+
+
 def table(g, x):
     """A constant bias for 64 positions, cut to the length on both axes."""
     whole = g.const(g.random.standard_normal((1, HEADS, 64, 64)))
@@ -420,6 +428,7 @@ FORMS = {
     "causal_with_slope": (scores(causal_with_slope), (), "R-CAUSAL"),
     "causal_by_chunks": (scores(chunks), (), "R-CAUSAL"),
     "causal_with_padding": (scores(lambda g, x: g.op("Add", padding(g, x), g.blocked(later(g, x)))), ("mask",), "R-CAUSAL"),
+    "causal_with_lengths": (scores(not_later_and_counted), ("lengths",), "R-CAUSAL"),
     "causal_by_given_positions": (scores(given_positions), ("positions",), "R-MASK-UNDECIDED"),
 }
 
@@ -432,7 +441,7 @@ def build(form, extra):
     g.nodes.append(helper.make_node("Identity", [g.norm(x)], ["y"], name="last"))
     stream = ["batch", "tokens", CHANNELS]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, stream)]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, stream[:2]) for name in extra]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, stream[: 1 if name == "lengths" else 2]) for name in extra]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, stream)]
     graph = helper.make_graph(g.nodes, "form", inputs, outputs, g.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", g.opset)])

@@ -139,7 +139,7 @@ impl Walk<'_> {
         if let Some(shape) = &found.shape {
             let room = super::index::count(shape).is_some_and(|n| n <= self.budget.get());
             let fill = if small(shape) && room {
-                Some(self.fill(shape))
+                Some(self.fill(v, shape))
             } else {
                 None
             };
@@ -162,15 +162,34 @@ impl Walk<'_> {
     }
 
     /// Zeros and ones by the sample's rule.
-    fn fill(&self, shape: &[i64]) -> Content {
+    fn fill(&self, v: ValueId, shape: &[i64]) -> Content {
         let n = super::index::count(shape).unwrap_or(0);
         let last = shape.last().copied().unwrap_or(1).max(1) as usize;
         let real = last - last / 3;
         Content::Int(match self.sample.fill {
-            Fill::Ones => vec![1; n],
+            Fill::Counts if self.is_per_batch_row(v) => {
+                vec![self.sample.dims.values().copied().max().unwrap_or(1); n]
+            }
+            Fill::Ones | Fill::Counts => vec![1; n],
             Fill::Zeros => vec![0; n],
             Fill::RightPadded => (0..n).map(|i| i64::from(i % last < real)).collect(),
         })
+    }
+
+    /// Whether an input has one number for each batch row: its only axis that is not 1 is the first of another input, which has more.
+    fn is_per_batch_row(&self, v: ValueId) -> bool {
+        let dims = |v: ValueId| self.graph.value(v).info()?.dims.as_deref();
+        let Some([rows, rest @ ..]) = dims(v) else {
+            return false;
+        };
+        *rows != Dimension::Unknown
+            && rest.iter().all(|d| *d == Dimension::Value(1))
+            && self.graph.inputs().iter().any(|&other| {
+                let dims = dims(other).unwrap_or_default();
+                !self.graph.is_initializer(other)
+                    && dims.first() == Some(rows)
+                    && dims.iter().skip(1).any(|d| *d != Dimension::Value(1))
+            })
     }
 
     /// Applies an operator's rule.

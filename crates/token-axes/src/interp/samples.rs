@@ -19,6 +19,8 @@ const ROUNDS: usize = 16;
 pub enum Fill {
     /// 1 everywhere.
     Ones,
+    /// 1, but as many as there are of anything where an input has a number for each batch row: what counts tokens counts all of them.
+    Counts,
     /// 0 everywhere.
     Zeros,
     /// 1, but 0 in the last third of the last axis.
@@ -283,7 +285,7 @@ impl Search<'_> {
                 .map(|s| s.name.clone())
                 .collect(),
         };
-        [Fill::Ones, Fill::Ones, Fill::Zeros, Fill::RightPadded]
+        [Fill::Ones, Fill::Counts, Fill::Zeros, Fill::RightPadded]
             .into_iter()
             .enumerate()
             .map(sample)
