@@ -23,20 +23,20 @@ PROCESSES = multiprocessing.get_context("fork")
 
 
 def judge(results, tools, choices, seed, mutation):
-    untold = 0
+    uncompared = 0, 0
     try:
         if mutation:
             check_unsound(tools, choices, seed, mutation)
         else:
-            untold = check(tools, choices, seed)
-        results.send(untold)
+            uncompared = check(tools, choices, seed)
+        results.send(uncompared)
     except Failure as failed:
         results.send(failed)
 
 
 def outcome(tools, choices, seed, mutation):
-    """How the encoder of these choices fails; if all is well, in how many cases a small budget could not be compared everywhere. In a
-    process of its own, which a model may end."""
+    """How the encoder of these choices fails; if all is well, in how many cases a small budget was not compared, or not everywhere
+    (see `check`). In a process of its own, which a model may end."""
     receiver, sender = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=judge, args=(sender, tools, choices, seed, mutation))
     process.start()
@@ -77,13 +77,14 @@ class Tally:
 
     def __init__(self, tools, shrinking):
         self.tools, self.shrinking = tools, shrinking
-        self.passed = self.failed = self.untold = 0
+        self.passed = self.failed = self.ties = self.untold = 0
 
     def judge(self, choices, seed, mutation=None):
         failed = outcome(self.tools, choices, seed, mutation)
         if not isinstance(failed, Failure):
             self.passed += 1
-            self.untold += failed
+            ties, untold = failed
+            self.ties, self.untold = self.ties + ties, self.untold + untold
             return
         self.failed += 1
         if self.shrinking:
@@ -142,6 +143,8 @@ def main():
                 # In few tokens, or over a batch of one, many of them would change nothing.
                 choices = choices | {"batch": None, "length": None}
                 tally.judge(choices, seed, drawn_mutation(choices, seed, arguments.unsound))
+    if tally.ties:
+        print(f"in {tally.ties} cases selections are near-ties whatever the inputs, and forms were not compared")
     if tally.untold:
         print(f"in {tally.untold} cases the original gives NaN for tokens that a small budget was not compared at")
     print(f"{tally.passed} passed, {tally.failed} failed")
