@@ -176,19 +176,20 @@ impl Walk<'_> {
         })
     }
 
-    /// Whether an input has one number for each batch row: its only axis that is not 1 is the first of another input, which has more.
+    /// Whether an input may have one number for each batch row: its only axis that is not 1 is one of another input's, which has more.
     fn is_per_batch_row(&self, v: ValueId) -> bool {
         let dims = |v: ValueId| self.graph.value(v).info()?.dims.as_deref();
         let Some([rows, rest @ ..]) = dims(v) else {
             return false;
         };
+        let one = Dimension::Value(1);
         *rows != Dimension::Unknown
-            && rest.iter().all(|d| *d == Dimension::Value(1))
+            && rest.iter().all(|d| *d == one)
             && self.graph.inputs().iter().any(|&other| {
                 let dims = dims(other).unwrap_or_default();
                 !self.graph.is_initializer(other)
-                    && dims.first() == Some(rows)
-                    && dims.iter().skip(1).any(|d| *d != Dimension::Value(1))
+                    && dims.contains(rows)
+                    && dims.iter().any(|d| d != rows && *d != one)
             })
     }
 

@@ -92,6 +92,7 @@ ONCE = (
     {"dtype": "f16", "norm": "decomposed"},
     {"constants": "inputs", "relative": "learned"},
     {"mask": "given", "mask_shape": "lengths", "mask_form": "and"},
+    {"mask": "given", "mask_shape": "lengths", "mask_form": "and", "layout": "NBD"},
     {"mask": "given", "mask_form": "query_key", "mask_value": "-inf", "head": "tokens_and_cls"},
     {"mask": "given", "head": "cls"},
     {"batch": 1, "layout": "NBD", "linear": "gemm", "modes": "local"},
