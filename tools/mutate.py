@@ -30,6 +30,16 @@ RULES = {
         "    step || pairs().any(",
         "    (step && n == 0) || pairs().any(",
     ),
+    "count-no-tokens": (
+        f"{AXES}/interp/evaluate.rs",
+        "Fill::Counts if self.is_per_batch_row(v) => {",
+        "Fill::Counts if self.is_per_batch_row(v) && n == 0 => {",
+    ),
+    "trust-samples-that-hide-a-mask": (
+        f"{AXES}/masks.rs",
+        "self.seen != [false; 2] && self.seen == self.both",
+        "self.seen != [false; 2]",
+    ),
     "trust-comparisons-of-inputs": (
         f"{AXES}/masks.rs",
         "if compares_inputs(graph, samples, external.value) {",

@@ -155,3 +155,36 @@ fn attention_within_a_token() {
     graph.add_output(y);
     assert_eq!(code_of(&model), Some(Code::NotSelfAttention));
 }
+
+/// Tokens see earlier ones only, and only as many as an input says: where that is 1, all that is left of the mask is one column.
+#[test]
+fn a_causal_mask_behind_a_length() {
+    for (dims, expected) in [
+        (vec![Dimension::Param("batch".into())], Code::Causal),
+        (vec![], Code::MaskUndecided),
+    ] {
+        let mut model = model(|_, update| update);
+        let graph = &mut model.graph;
+        let lengths = graph.add_input("lengths", DataType::Int64, &dims).unwrap();
+        let ints = |graph: &mut Graph, name: &str, dims: &[i64], numbers: &[i64]| {
+            graph.add_initializer(name, Tensor::from_i64s(dims, numbers))
+        };
+        let positions: Vec<i64> = (0..TOKENS).collect();
+        let keys = ints(graph, "keys", &[1, 1, TOKENS], &positions);
+        let queries = ints(graph, "queries", &[1, TOKENS, 1], &positions);
+        let shape = ints(graph, "rows", &[3], &[-1, 1, 1]);
+        let lengths = node(graph, "Reshape", &[lengths, shape], &[]);
+        let is_there = node(graph, "Less", &[keys, lengths], &[]);
+        let is_earlier = node(graph, "LessOrEqual", &[keys, queries], &[]);
+        let seen = node(graph, "And", &[is_there, is_earlier], &[]);
+        let [nothing, blocked] = [("nothing", 0.0), ("blocked", -1e9)]
+            .map(|(name, x)| graph.add_initializer(name, Tensor::from_f32s(&[1], &[x])));
+        let mask = node(graph, "Where", &[seen, nothing, blocked], &[]);
+        let scores = graph.find_value("matmul").unwrap();
+        let (softmax, _) = graph.value(scores).uses()[0];
+        let masked = node(graph, "Add", &[scores, mask], &[]);
+        graph.set_input(softmax, 0, Some(masked));
+        graph.sort().unwrap();
+        assert_eq!(code_of(&model), Some(expected), "{dims:?}");
+    }
+}

@@ -290,8 +290,6 @@ def smallest_gap(tools, path, fed):
 
 def padding_agrees(encoder, original, case, fed, outputs, limit):
     """Whether forms agree but for the rounding of scores behind a mask's number, which all scores of a row of padding stand behind."""
-    if case[2] != "empty":
-        return False
     valid = valid_tokens(encoder, *case).any(1)
     first, *others = outputs.values()
     for number, most in ((valid, limit), (~valid, max(limit, original.behind_mask(fed)))):
