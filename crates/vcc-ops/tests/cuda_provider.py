@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -156,11 +158,11 @@ def control_flow(setup):
 
 
 def runtime_budget(setup):
-    path = converted(setup, "bert__ts17_sdpa", (*CUDA, "--runtime-budget"))
-    session = setup.session(path)
     from gpu.checks import inputs_of
 
-    session.run(None, {**inputs_of(session, 1, 120), "vcc_budget": __import__("numpy").array([3, 4])})
+    path = converted(setup, "bert__ts17_sdpa", (*CUDA, "--runtime-budget"))
+    session = setup.session(path)
+    session.run(None, {**inputs_of(session, 1, 120), "vcc_budget": np.array([3, 4])})
 
 
 def inlined(setup):
