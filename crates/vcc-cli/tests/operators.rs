@@ -487,6 +487,8 @@ fn select(s: &Setting, m: &Masks, rng: &mut Rng) -> Option<Case> {
     let expected = vec![
         Want::Same(integers(&[m.batch, h * per_segment], &children)),
         Want::Same(integers(&[m.batch, count - h], &rest)),
+        // Only on CUDA it has elements.
+        Want::Same(Array::new([m.batch, 0, count], Vec::<f32>::new()).unwrap()),
     ];
     Some(Case::new(s.op, inputs, expected))
 }
