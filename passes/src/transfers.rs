@@ -30,6 +30,9 @@ pub(crate) fn run(c: &mut Conversion) -> Result<(), Error> {
 /// The most elements of a constant that ONNX Runtime takes to the host.
 const SMALL: usize = 100;
 
+/// The longest way back through operators whose numbers are computed again; what is further from a shape is copied.
+const FURTHEST: usize = 100;
+
 /// A value that is known on the host.
 #[derive(Clone, Copy)]
 struct OnHost {
@@ -62,7 +65,7 @@ fn bring(e: &mut Emit<'_>) {
             .filter(|(index, input)| on_device(node, *index) && is_computed(&hosted, *input))
             .collect();
         for (index, input) in reads {
-            if let Some(value) = device_value(e, input, &hosted, &mut brought) {
+            if let Some(value) = device_value(e, input, &hosted, &mut brought, FURTHEST) {
                 e.graph.set_input(id, index, Some(value));
             }
         }
@@ -297,12 +300,13 @@ fn on_device(node: &Node, index: usize) -> bool {
     node.domain.is_empty() && (reads || is_elementwise(op) || (moves && index == 0))
 }
 
-/// A host value on the device, made once.
+/// A host value on the device, made once, from integers that are at most `left` operators away.
 fn device_value(
     e: &mut Emit<'_>,
     value: ValueId,
     hosted: &BTreeMap<ValueId, OnHost>,
     brought: &mut BTreeMap<ValueId, ValueId>,
+    left: usize,
 ) -> Option<ValueId> {
     if let Some(&value) = brought.get(&value) {
         return Some(value);
@@ -318,11 +322,12 @@ fn device_value(
             if !is_elementwise(&node.op_type) || node.outputs.len() != 1 {
                 return None;
             }
+            let left = left.checked_sub(1)?;
             let mut read = Vec::new();
             for input in inputs {
                 let input = input?;
                 read.push(match is_computed(hosted, input) {
-                    true => device_value(e, input, hosted, brought)?,
+                    true => device_value(e, input, hosted, brought, left)?,
                     false => input,
                 });
             }
@@ -486,6 +491,22 @@ mod tests {
         let sum = m.op("Add", &[index, shape], None);
         m.bring();
         assert_eq!(m.behind(sum, 1), ["Shape"]);
+    }
+
+    /// However far it is from the shape: what is too far stays.
+    #[test]
+    fn a_long_way_is_not_followed() {
+        for (steps, brought) in [(FURTHEST - 1, true), (FURTHEST, false), (200_000, false)] {
+            let (mut m, x) = Built::new();
+            let n = m.tokens(x);
+            let mut number = m.op("Cast", &[n], Some(DataType::Float));
+            for _ in 0..steps {
+                number = m.op("Neg", &[number], None);
+            }
+            let scaled = m.op("Mul", &[x, number], None);
+            m.bring();
+            assert_eq!(m.behind(scaled, 1).contains(&"Range"), brought, "{steps}");
+        }
     }
 
     #[test]
