@@ -25,6 +25,28 @@ fn address_sanitizer() {
     }
 }
 
+#[test]
+fn address_sanitizer_finds_an_access_out_of_bounds() {
+    let fault = Patch {
+        file: "expand.cuh",
+        from: "if (lane_id() < rows) {\n    const int64_t at",
+        to: "if (lane_id() < rows + 1) {\n    const int64_t at",
+    };
+    let what = "AddressSanitizer: heap-buffer-overflow";
+    assert_found(Mode::Address, "bounds", what, &[for_threads()], fault);
+}
+
+#[test]
+fn undefined_behaviour_sanitizer_finds_a_shift_by_too_much() {
+    let fault = Patch {
+        file: "select.cuh",
+        from: "(1u << lane_id()) - 1",
+        to: "(2u << (lane_id() + 1)) - 1",
+    };
+    let what = "shift exponent 32 is too large";
+    assert_found(Mode::Address, "shift", what, &[for_threads()], fault);
+}
+
 /// Several warps in every kernel and several blocks in most, but few of either: each thread is one of the system.
 fn for_threads() -> Case {
     busy(&[16, 4, 1], 1, 70, 132)

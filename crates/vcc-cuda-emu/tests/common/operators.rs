@@ -208,6 +208,14 @@ impl<'a> Shared<'a> {
         [0, 1, 2].map(|part| device.input(&state[part]))
     }
 
+    fn read_only<T>([value, scale, offset]: &State<T>) -> vcc_core::State<'_, T> {
+        vcc_core::State {
+            value,
+            scale,
+            offset,
+        }
+    }
+
     fn coarsen<T: Number>(&self, x: &[T]) -> State<T> {
         let (items, segments, d) = (
             self.layout.items(),
@@ -412,6 +420,27 @@ impl<'a> Shared<'a> {
             out,
         ));
         let rows = device.read::<T>(out.rows);
+        let (mut own, mut own_token, mut own_bias) = (
+            vec![T::ZERO; rows.len()],
+            vec![0; batch * r],
+            vec![0.0; batch * r],
+        );
+        vcc_core::compress(
+            &self.layout,
+            self.dims,
+            Self::read_only(state),
+            items,
+            &self.item_token,
+            &self.item_count,
+            weight,
+            vcc_core::Compressed {
+                rows: &mut own,
+                row_token: &mut own_token,
+                row_bias: &mut own_bias,
+            },
+            &sequential,
+        )
+        .unwrap();
         for b in 0..batch {
             let list = &items[b * q..][..q];
             let want = reference::compress(
@@ -427,6 +456,19 @@ impl<'a> Shared<'a> {
                 &self.rows(&rows, b).concat(),
                 &want.rows.concat(),
                 T::TOLERANCE,
+            );
+            assert_close(
+                "rows in Rust",
+                &self.rows(&own, b).concat(),
+                &want.rows.concat(),
+                T::TOLERANCE,
+            );
+            assert_eq!(own_token[b * r..][..r], want.token, "row_token in Rust");
+            assert_close(
+                "row_bias in Rust",
+                &f64s(&own_bias[b * r..][..r]),
+                &want.bias,
+                1e-6,
             );
             assert_eq!(
                 device.read::<i64>(out.row_token)[b * r..][..r],
@@ -545,18 +587,30 @@ impl<'a> Shared<'a> {
             x,
         ));
         let got = device.read::<T>(x);
+        let mut own = vec![T::ZERO; got.len()];
+        vcc_core::expand(
+            &self.layout,
+            self.dims,
+            Self::read_only(state),
+            &self.token_slot,
+            &mut own,
+            &sequential,
+        )
+        .unwrap();
         for b in 0..batch {
             let want = reference::expand(
                 &self.trees[b],
                 &self.reference_state(state, b),
                 &self.token_slot[b * n..][..n],
             );
-            assert_close(
-                "x",
-                &self.rows(&got, b).concat(),
-                &want.concat(),
-                T::TOLERANCE,
-            );
+            for (what, x) in [("x", &got), ("x in Rust", &own)] {
+                assert_close(
+                    what,
+                    &self.rows(x, b).concat(),
+                    &want.concat(),
+                    T::TOLERANCE,
+                );
+            }
         }
     }
 }
