@@ -1,8 +1,8 @@
 //! `cargo xtask cuda`: the CUDA kernels for every target, in one compressed fat binary, `target/cuda/vcc_kernels.fatbin`.
 //!
 //! The build is a check too: warnings, registers spilled to memory and local memory are errors, for each target. It is skipped if the
-//! sources, the options and the compiler are those of the last one that went well. That the library launches what is in the binary is
-//! checked each time (`fat_binary`).
+//! sources, the options and the compiler are those of the last one that went well, and the file is as that left it. That the library
+//! launches what is in the binary is checked each time (`fat_binary`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::fat_binary;
+use crate::fixtures::sha256;
 use crate::paths::root;
 use crate::setup;
 use crate::steps::{capture, run, step};
@@ -49,8 +50,9 @@ fn compile() -> Result<PathBuf> {
     let folder = root().join("target/cuda");
     let output = folder.join("vcc_kernels.fatbin");
     let stamp = folder.join("complete");
-    let wanted = digest(&sources)?;
-    if output.exists() && fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == wanted) {
+    let inputs = digest(&sources)?;
+    let written = || -> Result<String> { Ok(format!("{inputs} {}", sha256(&fs::read(&output)?))) };
+    if output.exists() && fs::read_to_string(&stamp).ok() == Some(written()?) {
         return Ok(output);
     }
     fs::create_dir_all(&folder)?;
@@ -70,7 +72,7 @@ fn compile() -> Result<PathBuf> {
         nvcc.arg("-o").arg(&output);
         run(nvcc.arg(sources.join("vcc_kernels.cu")))
     })?;
-    fs::write(&stamp, wanted)?;
+    fs::write(&stamp, written()?)?;
     eprintln!(
         "    {} bytes: {}",
         fs::metadata(&output)?.len(),

@@ -129,7 +129,7 @@ fn record(manifest: &str, file: &str, bytes: usize, sum: &str) -> Result<String>
     Ok(out)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|b| format!("{b:02x}"))
