@@ -4,7 +4,7 @@
 
 Every step runs in a process of its own under a time limit; one that crashes, hangs or lacks something is a line of the table. The table is
 printed whatever happens: also when the time of all steps is over, or somebody interrupts or ends this program.
-Exit code: 0 all well, 1 something failed, 3 no GPU.
+Exit code: 0 all well, 1 something failed or the steps were cut short, 3 no GPU.
 """
 
 import argparse
@@ -120,27 +120,44 @@ def main():
     if not (arguments.stand_in or arguments.junk) and not glob.glob("/dev/nvidia[0-9]*") and not glob.glob("/dev/dxg"):
         print("no GPU here; nothing was checked")
         return 3
+    table, until, short = [], time.monotonic() + 60 * arguments.minutes, False
+    # Told now, and not after the first step.
+    if problem := save(table, arguments.table):
+        parser.error(problem)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
-    table, until = [], time.monotonic() + 60 * arguments.minutes
     try:
         with tempfile.TemporaryDirectory() as work:
             arguments.work = work
             for name in names:
                 print(f"==> {name}", file=sys.stderr, flush=True)
                 started, left = time.monotonic(), until - time.monotonic()
-                rows = run(name, arguments, min(STEPS[name][1], left)) if left > 5 else [["", "no time is left", None]]
+                if left > 5:
+                    rows = run(name, arguments, min(STEPS[name][1], left))
+                else:
+                    rows, short = [["", "no time is left", None]], True
                 for what, outcome, well in rows:
                     table.append((name, what, {True: "ok", False: "FAILED", None: "not run"}[well], " ".join(outcome.split())))
                     print("    " + " | ".join(table[-1][1:]), file=sys.stderr, flush=True)
                 print(f"    {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-                if arguments.table:
-                    arguments.table.write_text(text(table))
+                if problem := save(table, arguments.table):
+                    print(problem, file=sys.stderr, flush=True)
     except Ended:
+        short = True
         done = {row[0] for row in table}
         table += [(name, "", "not run", "ended from outside") for name in names if name not in done]
     print(text(table))
-    return 1 if any(row[2] == "FAILED" for row in table) or not any(row[2] == "ok" for row in table) else 0
+    return 1 if short or any(row[2] == "FAILED" for row in table) or not any(row[2] == "ok" for row in table) else 0
+
+
+def save(table, path):
+    """Writes the table, if to a file at all. Returns what is wrong with that."""
+    try:
+        if path:
+            path.write_text(text(table))
+        return None
+    except OSError as error:
+        return f"--table {path}: {error.strerror}"
 
 
 def text(table):
