@@ -204,7 +204,7 @@ def each_text_model(setup, check):
 
 
 def graph(setup):
-    """The second run captures a graph, the others replay it with other inputs in the same memory."""
+    """The first run captures a graph, the others replay it with other inputs in the same memory."""
 
     def check(path, half):
         captured, plain = setup.session(path, enable_cuda_graph=1, use_tf32=0), setup.session(path, use_tf32=0)

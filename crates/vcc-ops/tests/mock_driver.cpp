@@ -27,6 +27,7 @@ struct Module {
 struct Function {
   uint64_t context;
   std::string name;
+  bool loaded = false;  // As by default, a module's functions are loaded when they are asked to be or first launched.
 };
 
 struct Counts {
@@ -99,15 +100,22 @@ EXPORT int cuModuleGetFunction(void** function, void* module, const char* name) 
   return success;
 }
 
+EXPORT int cuFuncLoad(void* function) {
+  static_cast<Function*>(function)->loaded = true;
+  return success;
+}
+
 EXPORT int cuFuncSetAttribute(void*, int, int) { return success; }
 
 EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                           unsigned block_z, unsigned shared, void*, void** params, void** extra) {
-  const auto& function = *static_cast<Function*>(handle);
+  auto& function = *static_cast<Function*>(handle);
   if (function.context != current) return invalid_handle;
   if (extra || block_x > static_cast<unsigned>(setting("VCC_MOCK_BLOCK", 1024))) return invalid_value;
   std::lock_guard<std::mutex> lock(mutex);
   counts.launches++;
+  counts.loads += !function.loaded;
+  function.loaded = true;
 #ifdef VCC_FAKE_RUNTIME
   const void* addresses[16];
   for (size_t left = vcc_emu_addresses(function.name.c_str(), params, addresses); left > 0; left--) {

@@ -47,7 +47,7 @@ macro_rules! driver {
         }
 
         impl Driver {
-            /// Of a library that serves CUDA 12.0 or newer.
+            /// Of a library that serves CUDA 12.4 or newer.
             pub(super) fn new(library: Library, version: c_int) -> Result<Self> {
                 Ok(Self {
                     // SAFETY: the driver API's signatures, which never change under one name.
@@ -93,6 +93,7 @@ driver! {
     ctx_get_id = b"cuCtxGetId\0": fn(*mut c_void, *mut u64);
     module_load_data = b"cuModuleLoadData\0": fn(*mut *mut c_void, *const c_void);
     module_get_function = b"cuModuleGetFunction\0": fn(*mut *mut c_void, *mut c_void, *const c_char);
+    func_load = b"cuFuncLoad\0": fn(*mut c_void);
     func_set_attribute = b"cuFuncSetAttribute\0": fn(*mut c_void, c_int, c_int);
     launch_kernel = b"cuLaunchKernel\0": fn(
         *mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void, *mut *mut c_void,
@@ -155,13 +156,18 @@ impl Driver {
         Ok(Handle(module))
     }
 
-    /// A kernel of a module of the calling thread's context.
+    /// A kernel of a module of the calling thread's context, loaded: by default the driver would leave that to the first launch.
     pub(crate) fn function(&self, module: Handle, name: &CStr) -> Result<Handle> {
         let mut function = ptr::null_mut();
         // SAFETY: a module that `load` made.
         let code = unsafe { (self.module_get_function)(&mut function, module.0, name.as_ptr()) };
         self.check(code, || {
             format!("kernel {} is not in the module", name.to_string_lossy())
+        })?;
+        // SAFETY: a kernel of the current context.
+        let code = unsafe { (self.func_load)(function) };
+        self.check(code, || {
+            format!("kernel {} cannot be loaded", name.to_string_lossy())
         })?;
         Ok(Handle(function))
     }
