@@ -188,6 +188,7 @@ fn is_elementwise(op: &str) -> bool {
         op,
         "Abs"
             | "Add"
+            | "And"
             | "Cast"
             | "Ceil"
             | "Div"

@@ -26,25 +26,27 @@ fn address_sanitizer() {
 }
 
 #[test]
-fn address_sanitizer_finds_an_access_out_of_bounds() {
-    let fault = Patch {
-        file: "expand.cuh",
-        from: "if (lane_id() < rows) {\n    const int64_t at",
-        to: "if (lane_id() < rows + 1) {\n    const int64_t at",
-    };
-    let what = "AddressSanitizer: heap-buffer-overflow";
-    assert_found(Mode::Address, "bounds", what, &[for_threads()], fault);
+fn an_access_out_of_bounds_is_found() {
+    assert_told(
+        Mode::Address,
+        "bounds",
+        "AddressSanitizer: heap-buffer-overflow",
+        "expand.cuh",
+        "if (lane_id() < rows) {\n    const int64_t at",
+        "if (lane_id() < rows + 1) {\n    const int64_t at",
+    );
 }
 
 #[test]
-fn undefined_behaviour_sanitizer_finds_a_shift_by_too_much() {
-    let fault = Patch {
-        file: "select.cuh",
-        from: "(1u << lane_id()) - 1",
-        to: "(2u << (lane_id() + 1)) - 1",
-    };
-    let what = "shift exponent 32 is too large";
-    assert_found(Mode::Address, "shift", what, &[for_threads()], fault);
+fn a_shift_by_too_much_is_found() {
+    assert_told(
+        Mode::Address,
+        "shift",
+        "shift exponent 32 is too large",
+        "select.cuh",
+        "(1u << lane_id()) - 1",
+        "(2u << (lane_id() + 1)) - 1",
+    );
 }
 
 /// Several warps in every kernel and several blocks in most, but few of either: each thread is one of the system.
@@ -61,9 +63,22 @@ fn thread_sanitizer() {
 }
 
 #[track_caller]
+fn assert_told(
+    mode: Mode,
+    name: &str,
+    what: &str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+) {
+    let fault = Patch { file, from, to };
+    assert_found(mode, name, what, &[for_threads()], fault);
+}
+
+#[track_caller]
 fn assert_race(name: &str, file: &'static str, from: &'static str, to: &'static str) {
-    let (fault, what) = (Patch { file, from, to }, "ThreadSanitizer: data race");
-    assert_found(Mode::Threads, name, what, &[for_threads()], fault);
+    let what = "ThreadSanitizer: data race";
+    assert_told(Mode::Threads, name, what, file, from, to);
 }
 
 #[test]
