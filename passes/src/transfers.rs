@@ -154,10 +154,11 @@ fn form(graph: &Graph, node: &Node, inputs: &[OnHost]) -> Option<Form> {
             let (starts, ends) = (numbers(1, "starts")?, numbers(2, "ends")?);
             let one = match (&starts[..], &ends[..]) {
                 (&[-1], &[end]) => end >= i64::from(i32::MAX),
-                (&[start], &[end]) => start != -1 && end == start + 1,
+                (&[start], &[end]) => start != -1 && start.checked_add(1) == Some(end),
                 _ => false,
             };
-            (rank, (one && rank == Some(1)).then_some(1))
+            let forwards = node.inputs.len() < 5 || numbers(4, "steps").is_some_and(|s| s == [1]);
+            (rank, (one && forwards && rank == Some(1)).then_some(1))
         }
         "Reshape" => (inputs.get(1)?.count, count),
         "Unsqueeze" => (Some(rank? + numbers(1, "axes")?.len()), count),
@@ -507,6 +508,29 @@ mod tests {
             let scaled = m.op("Mul", &[x, number], None);
             m.bring();
             assert_eq!(m.behind(scaled, 1).contains(&"Range"), brought, "{steps}");
+        }
+    }
+
+    /// A Slice of a shape is one number only if it is sure to have one.
+    #[test]
+    fn one_number_of_a_shape() {
+        let cases: [(i64, i64, i64, bool); 5] = [
+            (1, 2, 1, true),
+            (-1, i64::MAX, 1, true),
+            (0, 2, 1, false),
+            (1, 2, -1, false),
+            (i64::MAX, i64::MIN, -1, false),
+        ];
+        for (start, end, step, brought) in cases {
+            let (mut m, x) = Built::new();
+            let shape = m.op("Shape", &[x], None);
+            let bounds = [start, end, 0, step].map(|number| m.ints(&[number]));
+            let n = m.op("Slice", &[&[shape], &bounds[..]].concat(), None);
+            let index = m.op("Cast", &[x], Some(DataType::Int64));
+            let sum = m.op("Add", &[index, n], None);
+            m.bring();
+            let behind = m.behind(sum, 1);
+            assert_eq!(behind.contains(&"Range"), brought, "{start} {end} {step}");
         }
     }
 
