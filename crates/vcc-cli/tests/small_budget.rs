@@ -131,6 +131,45 @@ fn engines_agree() {
     assert!(20 * ties <= runs, "{ties} of {runs} runs differ");
 }
 
+/// A model that is converted for a GPU has numbers made in another way, and gives the same on a CPU.
+#[test]
+fn devices_agree() {
+    for name in [
+        "albert__ts17_sdpa",
+        "bart_encoder__ts17_sdpa",
+        "bert__ts17_sdpa",
+        "bert_crossenc__ts17_sdpa",
+        "deberta_v3__ts17_eager",
+        "marian_encoder__ts17_eager",
+        "modernbert__ts17_sdpa",
+        "mpnet__ts17_eager",
+        "roberta__dyn18_sdpa",
+        "t5_encoder__ts17_eager",
+    ] {
+        let model = fixture(name);
+        for (form, engine) in [
+            (Form::Functions, Engine::Library),
+            (Form::Inline, Engine::Bodies),
+        ] {
+            let [cpu, cuda] = ["cpu", "cuda"].map(|device| {
+                let options = format!("vip=first:2 ladder=8,2,1 refine=3,4 device={device}");
+                convert(&model.path, &options, form)
+            });
+            let made = |node: &Node| node.op_type == "Range" && node.name.starts_with("vcc/device");
+            let parsed = Model::from_bytes(cuda.clone().into(), None).unwrap();
+            let mut nodes = parsed.graph.node_ids();
+            assert!(nodes.any(|id| made(parsed.graph.node(id))), "{name}");
+            let [mut cpu, mut cuda] = [cpu, cuda].map(|bytes| open(name, &bytes, engine));
+            for padding in [Padding::None, Padding::Left, Padding::EmptyRow] {
+                let inputs = inputs(&cpu, &model, 7, padding);
+                let (a, b) = (run(&mut cpu, &inputs), run(&mut cuda, &inputs));
+                let error = error(&a, &b, &all(&a));
+                assert!(error < 1e-6, "{name}, {padding:?}: {error:e}");
+            }
+        }
+    }
+}
+
 /// A ladder, the number of VIP slots, and what is refined at each level: so many segments, or that part of them in percent.
 struct Budget {
     options: &'static str,
