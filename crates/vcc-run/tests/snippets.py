@@ -57,10 +57,11 @@ def compiled(folder, name, body):
 
 
 def main():
-    (readme,), (deploy,) = blocks("README.md"), blocks("docs/deploy.md")
+    (readme,), deploy = blocks("README.md"), blocks("docs/deploy.md")
+    assert len(deploy) == 2, deploy
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        compiled(folder, "deploy", "Ort::Env env;\n" + deploy)
+        compiled(folder, "deploy", "\n".join(["Ort::Env env;", "Ort::Value tokens{nullptr};", *deploy]))
         program = compiled(folder, "readme", readme + RUN)
         # The names that the block uses.
         shutil.copy(LIBRARY, folder / "libvcc_ops.so")
