@@ -77,8 +77,13 @@ RULES = {
     ),
     "leave-externals-at-all-tokens": (
         "passes/src/externals.rs",
-        "e.graph.set_input(instance.node, i, Some(value));",
-        "e.graph.set_input(instance.node, i, Some(external.value).filter(|_| value != external.value));",
+        "e.graph.set_input(instance.node, i, Some(taken.value));",
+        "e.graph.set_input(instance.node, i, Some(external.value));",
+    ),
+    "a-number-on-the-device-is-one-more": (
+        "passes/src/transfers.rs",
+        'let vector = e.op("Range", &[start, end, one], &[]);',
+        'let more = e.op("Add", &[end, one], &[]);\n    let vector = e.op("Range", &[end, more, one], &[]);',
     ),
     "keep-stale-reshapes": (
         "passes/src/shapes.rs",
