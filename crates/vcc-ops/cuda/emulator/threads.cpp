@@ -57,14 +57,15 @@ struct Thread {
 struct Block {
   const Launch& launch;
   std::atomic<unsigned>& ended;
-  pthread_barrier_t barrier;
+  // Used in turns. With one, a thread that is slow to leave would, for the sanitizer, come after what others did on their way to the next.
+  pthread_barrier_t barriers[2];
   std::vector<float> shared;
   std::vector<Warp> warps;
   std::vector<Thread> threads;
 
   Block(const Launch& what, Index at, std::atomic<unsigned>& counter)
       : launch(what), ended(counter), shared(what.shared / 4 + 8), warps((what.threads + 31) / 32), threads(what.threads) {
-    pthread_barrier_init(&barrier, nullptr, launch.threads);
+    for (auto& barrier : barriers) pthread_barrier_init(&barrier, nullptr, launch.threads);
     std::memset(shared.data(), 0xff, shared.size() * 4);
     void* const start = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(shared.data()) + 15) / 16 * 16);
     for (unsigned thread = 0; thread < launch.threads; thread++) {
@@ -72,18 +73,24 @@ struct Block {
       warps[thread / 32].lanes++;
     }
   }
-  ~Block() { pthread_barrier_destroy(&barrier); }
+  ~Block() {
+    for (auto& barrier : barriers) pthread_barrier_destroy(&barrier);
+  }
 };
 
 thread_local Thread* current = nullptr;
 // Warp operations of this thread so far; all lanes of a warp have the same number.
 thread_local unsigned operations = 0;
+// Barriers that this thread has reached; all threads of a block have the same number.
+thread_local unsigned reached = 0;
+
+void wait(Block& block) { pthread_barrier_wait(&block.barriers[reached++ % 2]); }
 
 void* run_thread(void* thread) {
   current = static_cast<Thread*>(thread);
   Block& block = *current->block;
   // So that nobody waits for lanes that are still to be created, which is slow. Nothing has been accessed yet that this could order.
-  pthread_barrier_wait(&block.barrier);
+  wait(block);
   block.launch.body(block.launch.params);
   block.ended.fetch_add(1, std::memory_order_relaxed);
   return nullptr;
@@ -95,7 +102,7 @@ Identity& self() { return current->identity; }
 // There is one order only: any.
 void set_schedule(Schedule) {}
 
-void barrier(int) { pthread_barrier_wait(&current->block->barrier); }
+void barrier(int) { wait(*current->block); }
 
 uint64_t warp(WarpOp op, unsigned, uint64_t value, int from, int) {
   Warp& own = current->block->warps[current->identity.thread.x / 32];
