@@ -32,8 +32,8 @@ const SEGMENT_THREADS: usize = 256;
 /// Neighbouring segments of a level that a warp of the partition handles.
 const SEGMENT_GROUP: usize = 8;
 const SELECT_THREADS: usize = 1024;
-/// Candidates of a selection that a thread has in its registers.
-const SELECT_EACH: usize = 8;
+/// Candidates of a selection that a block has in its registers, 8 in each thread.
+const SELECT_MOST: usize = 8 * SELECT_THREADS;
 /// Bytes of one candidate's scores that a block adds up. What blocks that share the work move more than one alone, about 24 bytes for
 /// each candidate and block, is a seventh of that.
 const PART_BYTES: usize = 168;
@@ -401,6 +401,13 @@ pub struct Selection {
     pub refine: usize,
 }
 
+impl Selection {
+    /// All or none are refined, so nobody asks for the scores.
+    fn is_decided(self) -> bool {
+        self.refine == 0 || self.refine == self.candidates
+    }
+}
+
 /// The tensors of `VccSelect`.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectionTensors {
@@ -423,19 +430,12 @@ pub struct SelectionTensors {
 /// How many blocks share the scores of a batch row, each with sums of its own in the output `sums`; 0 if there are none to add up, or if
 /// the block that chooses does it alone.
 pub fn parts(ty: Type, layout: &Layout, sizes: Selection) -> usize {
-    let Selection {
-        heads,
-        candidates,
-        refine,
-        ..
-    } = sizes;
-    // If all or none are refined, nobody asks for the scores.
-    if refine == 0 || refine == candidates {
+    if sizes.is_decided() {
         return 0;
     }
-    let bytes = heads * layout.vips() * ty.bytes();
+    let bytes = sizes.heads * layout.vips() * ty.bytes();
     let parts = (bytes + PART_BYTES / 2) / PART_BYTES;
-    let alone = candidates <= SELECT_THREADS * SELECT_EACH;
+    let alone = sizes.candidates <= SELECT_MOST;
     match parts.min(MAX_PARTS) {
         0 | 1 if alone => 0,
         parts => parts.max(1),
@@ -454,6 +454,7 @@ pub fn select(
     tensors: SelectionTensors,
 ) -> Result<Vec<Launch>, Error> {
     let parts = parts(ty, layout, sizes);
+    let alone = parts == 0 && !sizes.is_decided();
     let Selection {
         level,
         heads,
@@ -482,9 +483,8 @@ pub fn select(
     // Two bits for each candidate, a histogram, and what it found.
     let choice = 2 * words + 256 + 2;
     // The sums of all teams, with 4 numbers left out after every 32, and two numbers for each warp.
-    let room = SELECT_THREADS * SELECT_EACH;
-    let is_long = candidates > room;
-    let area = if is_long { 0 } else { room / 8 * 9 } + 2 * SELECT_THREADS / WARP;
+    let is_long = candidates > SELECT_MOST;
+    let area = if is_long { 0 } else { SELECT_MOST / 8 * 9 } + 2 * SELECT_THREADS / WARP;
 
     let rows = channels(ty, candidates, &[tensors.scores]);
     let kernel = |name: &str, blocks, numbers: usize, arguments: Vec<Argument>| {
@@ -497,7 +497,7 @@ pub fn select(
             arguments,
         )
     };
-    let launches = if parts == 0 && refine > 0 && refine < candidates {
+    let launches = if alone {
         let arguments = [inputs, outputs, vec![layout, level, heads, count, refined]].concat();
         let name = format!("vcc_select_{}", rows.suffix);
         [None, kernel(&name, 1, area + choice, arguments)?]
